@@ -1,0 +1,8 @@
+"""Manifolds: types with exact geometry, the parameters that live on them, and what is built on their operations."""
+
+from holonomy.manifolds.base import Manifold as Manifold
+from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
+from holonomy.manifolds.errors import DimensionError as DimensionError
+from holonomy.manifolds.errors import MembershipError as MembershipError
+from holonomy.manifolds.euclidean import Euclidean as Euclidean
+from holonomy.manifolds.sphere import Sphere as Sphere
