@@ -60,7 +60,7 @@ class Manifold(torch.nn.Module):
         super().__init__()
         self.validate = validate
 
-    # -- description ------------------------------------------------------------------------------------------------
+    # -- description -----------------------------------------------------------------------------------------------
 
     def _config(self) -> dict[str, Any]:
         """Constructor arguments that distinguish this manifold from others of its type."""
@@ -89,7 +89,7 @@ class Manifold(torch.nn.Module):
         """Radius within which ``expmap`` at any point is a diffeomorphism (``inf`` where it is everywhere)."""
         return self._injectivity_radius()
 
-    # -- evaluation: one way in for every public method ---------------------------------------------------------------
+    # -- evaluation: one way in for every public method ------------------------------------------------------------
 
     def _evaluate(self, function: Callable[..., Result], *, ambient: tuple[str, ...] = (), **tensors: Tensor) -> Result:
         """Check the named tensors, bring them to one working dtype, call, and bring the result back.
@@ -198,7 +198,7 @@ class Manifold(torch.nn.Module):
     def _unavailable(self, operation: str) -> NoReturn:
         raise NotImplementedError(f"{self.name} has no {operation}: no closed form or standard algorithm is known")
 
-    # -- membership ---------------------------------------------------------------------------------------------------
+    # -- membership ------------------------------------------------------------------------------------------------
 
     def _tolerance(self, tensor: Tensor) -> float:
         """Membership tolerance: eps^(3/4), between one rounding and a visible departure, for long sums sqrt(n) times.
@@ -283,7 +283,7 @@ class Manifold(torch.nn.Module):
         allowed = tolerance * max(1.0, float(u.abs().amax()))
         return None if gap <= allowed else f"is not tangent at the point: off by {gap:.3g} (tolerance {allowed:.3g})"
 
-    # -- projections and gradients ------------------------------------------------------------------------------------
+    # -- projections and gradients ---------------------------------------------------------------------------------
 
     def projx(self, x: Tensor) -> Tensor:
         """Project an ambient tensor to the manifold (nearest point where that has a closed form). Idempotent."""
@@ -304,7 +304,7 @@ class Manifold(torch.nn.Module):
         """
         return self._evaluate(self._ehess2rhess, x=x, egrad=egrad, ehess=ehess, u=u)
 
-    # -- metric -------------------------------------------------------------------------------------------------------
+    # -- metric ----------------------------------------------------------------------------------------------------
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         """Inner product of tangent vectors at `x` (of `u` with itself, without `v`), shape of the batch."""
@@ -337,7 +337,7 @@ class Manifold(torch.nn.Module):
     def _keep(self, result: Tensor, keepdim: bool) -> Tensor:
         return result.reshape(*result.shape, *(1,) * self.ndim) if keepdim else result
 
-    # -- movement -----------------------------------------------------------------------------------------------------
+    # -- movement --------------------------------------------------------------------------------------------------
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential map: the point reached after unit time on the geodesic from `x` with velocity `u`. Exact."""
@@ -381,7 +381,7 @@ class Manifold(torch.nn.Module):
         """Point at time `t` on the geodesic from `x` with velocity `u`; `t` broadcasts against the points."""
         return self.expmap(x, t * u)
 
-    # -- points -------------------------------------------------------------------------------------------------------
+    # -- points ----------------------------------------------------------------------------------------------------
 
     def random(
         self,
@@ -434,7 +434,7 @@ class Manifold(torch.nn.Module):
             points = function(size, work, device, generator)
             return points if work == dtype else self._narrow(points, dtype)
 
-    # -- what a manifold defines ----------------------------------------------------------------------------------------
+    # -- what a manifold defines -----------------------------------------------------------------------------------
 
     def _dimension(self, *shape: int) -> int:
         self._unavailable("dimension")
@@ -478,7 +478,7 @@ class Manifold(torch.nn.Module):
     def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
         self._unavailable("origin")
 
-    # -- defaults that follow from the above ------------------------------------------------------------------------------
+    # -- defaults that follow from the above -----------------------------------------------------------------------
 
     def _egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return self._proju(x, u)
