@@ -185,6 +185,7 @@ class Manifold(torch.nn.Module):
         return tuple(size[len(size) - self.ndim :])
 
     def _check_values(self, operation: str, tensors: dict[str, Tensor], ambient: tuple[str, ...]) -> None:
+        tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             if name in ambient or name not in _POINTS + _TANGENTS:
                 reason = None if bool(torch.isfinite(tensor).all()) else "has NaN or infinite entries"
@@ -227,13 +228,13 @@ class Manifold(torch.nn.Module):
         """
         reason = self._shape_error(x.shape)
         if reason is None:
-            reason = self._point_error(x, (self._tolerance(x) if atol is None else atol) + rtol)
+            reason = self._point_error(x.detach(), (self._tolerance(x) if atol is None else atol) + rtol)
         return (reason is None, reason) if explain else reason is None
 
     def assert_check_point_on_manifold(self, x: Tensor, *, atol: float | None = None, rtol: float = 0.0) -> None:
         """Raise MembershipError, with the reason, where a point of `x` is off the manifold."""
         self.assert_check_point(x)
-        reason = self._point_error(x, (self._tolerance(x) if atol is None else atol) + rtol)
+        reason = self._point_error(x.detach(), (self._tolerance(x) if atol is None else atol) + rtol)
         if reason is not None:
             raise MembershipError(f"{self.name}: 'x' {reason}")
 
@@ -254,9 +255,9 @@ class Manifold(torch.nn.Module):
         tolerance = (self._tolerance(u) if atol is None else atol) + rtol
         reason = self._shape_error(u.shape)
         if reason is None and not ok_point:
-            reason = self._point_error(x, tolerance)
+            reason = self._point_error(x.detach(), tolerance)
         if reason is None:
-            reason = self._vector_error(x, u, tolerance)
+            reason = self._vector_error(x.detach(), u.detach(), tolerance)
         return (reason is None, reason) if explain else reason is None
 
     def assert_check_vector_on_tangent(
