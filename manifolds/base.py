@@ -336,7 +336,7 @@ class Manifold(torch.nn.Module):
         return self._evaluate(self._sectional_curvature, x=x, u=u, v=v)
 
     def _keep(self, result: Tensor, keepdim: bool) -> Tensor:
-        return result.reshape(*result.shape, *(1,) * self.ndim) if keepdim else result
+        return result.reshape((*result.shape, *(1,) * self.ndim)) if keepdim else result
 
     # -- movement --------------------------------------------------------------------------------------------------
 
@@ -376,11 +376,22 @@ class Manifold(torch.nn.Module):
 
     def geodesic(self, t: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Point at time `t` on the geodesic with value `x` at 0 and `y` at 1; `t` broadcasts against the points."""
-        return self.expmap(x, t * self.logmap(x, y))
+
+        def _geodesic(x: Tensor, y: Tensor) -> Tensor:
+            return self._expmap(x, self._time(t, x) * self._logmap(x, y))
+
+        return self._evaluate(_geodesic, x=x, y=y)
 
     def geodesic_unit(self, t: float | Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Point at time `t` on the geodesic from `x` with velocity `u`; `t` broadcasts against the points."""
-        return self.expmap(x, t * u)
+
+        def _geodesic_unit(x: Tensor, u: Tensor) -> Tensor:
+            return self._expmap(x, self._time(t, x) * u)
+
+        return self._evaluate(_geodesic_unit, x=x, u=u)
+
+    def _time(self, t: float | Tensor, x: Tensor) -> float | Tensor:
+        return t.to(x.dtype) if isinstance(t, Tensor) else t
 
     # -- points ----------------------------------------------------------------------------------------------------
 

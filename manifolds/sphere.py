@@ -92,8 +92,10 @@ class Sphere(Manifold):
         near = chord2 < 2.0
         q = torch.where(near, chord2, torch.ones_like(chord2))
         close = q * asinc(0.25 * q).square()
-        wide = torch.where(near.unsqueeze(-1), -x, y)  # harmless points where this branch is not used
-        return torch.where(near, close, self._dist(x, wide).square())
+        # Harmless chords where this branch is not used: at length 0 a norm has no second derivative.
+        chord, cochord = (torch.where(near.unsqueeze(-1), torch.ones_like(x), t) for t in (x - y, x + y))
+        angle = torch.atan2(torch.linalg.vector_norm(chord, dim=-1), torch.linalg.vector_norm(cochord, dim=-1))
+        return torch.where(near, close, 4.0 * angle.square())
 
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         cochord2 = self._chords(x, y)[1]

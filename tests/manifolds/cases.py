@@ -1,0 +1,239 @@
+"""The one table of manifolds: a row is a configuration, and every property module in this folder runs over all rows.
+
+A new manifold adds its rows to `CASES` and gets the whole contract. A row says what cannot be derived: sizes, known
+values, what is not offered, and which points are hard. Nothing here computes geometry.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from holonomy.manifolds import Euclidean, Manifold, Sphere
+
+Inputs = dict[str, Tensor]
+
+
+def identity(x: Tensor) -> Tensor:
+    """The embedding of manifolds whose points are their own coordinates."""
+    return x
+
+
+def wavy(x: Tensor) -> Tensor:
+    """A smooth scalar function of all coordinates, with no symmetry that could hide an error."""
+    weights = torch.linspace(0.5, 1.7, x.numel(), dtype=x.dtype).reshape(x.shape)
+    return (weights * torch.sin(1.3 * x + weights)).sum() + (weights * x).sum().square()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One manifold configuration and what is known about it."""
+
+    id: str
+    kind: type[Manifold]
+    #: Trailing shape of one point.
+    shape: tuple[int, ...]
+    #: Intrinsic dimension, by hand.
+    dimension: int
+    injectivity_radius: float
+    #: Sectional curvature: lowest and highest value; None where it is not offered.
+    curvature: tuple[float, float] | None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    #: Length of tangent vectors up to which the suite asks that log inverts exp.
+    reach: float = 2.0
+    #: Operations that raise NotImplementedError.
+    lacks: frozenset[str] = frozenset()
+    #: Order to which retr agrees with expmap (None: it is expmap).
+    retraction_order: int | None = None
+    #: Pairs of points at a known distance.
+    distances: tuple[tuple[Any, Any, float], ...] = ()
+    #: Trailing shapes that hold no point.
+    invalid_shapes: tuple[tuple[int, ...], ...] = ((),)
+    #: Single points that are off the manifold (nested lists); NaN is tried everywhere.
+    invalid_points: tuple[Any, ...] = ()
+    #: Pairs (x, y) at which values and gradients must stay finite: the cut locus, the boundary.
+    hard_pairs: tuple[tuple[Any, Any], ...] = ()
+    #: Injective map from points to arrays, for comparing points that have several representatives.
+    embed: Callable[[Tensor], Tensor] = identity
+    #: Scalar function on the manifold, of one point.
+    function: Callable[[Tensor], Tensor] = wavy
+    #: Statistic of a random point and its expectation, by the law that the class documents.
+    statistic: Callable[[Tensor], Tensor] | None = None
+    expectation: tuple[float, ...] = ()
+    #: Largest error of a float32 operation, in float32 eps relative to the largest entry of the result. The default
+    #: leaves room for sums over a dozen entries and for the condition of a logarithm at the suite's distances.
+    float32_error: float = 64.0
+    #: Largest error of a round trip in float64 eps.
+    float64_error: float = 256.0
+
+    def __repr__(self) -> str:
+        return self.id
+
+    def manifold(self, *, validate: bool = False) -> Manifold:
+        """Construct the manifold."""
+        return self.kind(**self.arguments, validate=validate)
+
+    def has(self, *operations: str) -> bool:
+        """Whether all of these operations are offered."""
+        return self.lacks.isdisjoint(operations)
+
+    def inputs(self, *batch: int, dtype: torch.dtype = torch.float64, seed: int = 0, length: float = 0.4) -> Inputs:
+        """Draw one tensor for each argument name that the operations take.
+
+        x, y, z: points no further apart than `reach`; u, v, w: tangent vectors at x, of length `length` * `reach`;
+        a: an ambient tensor near a point; egrad, ehess: ambient vectors.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        manifold = self.manifold()
+        size = (*batch, *self.shape)
+        x = manifold.random(*size, dtype=torch.float64, generator=generator)
+
+        def tangent() -> Tensor:
+            u = manifold.random_tangent(x, generator=generator)
+            return u * (length * self.reach / manifold.norm(x, u, keepdim=True))
+
+        def ambient() -> Tensor:
+            return torch.randn(size, dtype=torch.float64, generator=generator)
+
+        step = manifold.expmap if self.has("expmap") else manifold.retr
+        u, v, w, y, z = tangent(), tangent(), tangent(), step(x, tangent()), step(x, tangent())
+        near = x + 0.1 * x.abs().amax() * ambient()
+        drawn = {"x": x, "y": y, "z": z, "u": u, "v": v, "w": w, "a": near, "egrad": ambient(), "ehess": ambient()}
+        return {name: t.to(dtype) for name, t in drawn.items()}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A public method as a function of named inputs; `gives` is the kind of each result."""
+
+    name: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, manifold: Manifold, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Evaluate, as a tuple also where there is one result."""
+        extra = (0.3,) if self.name.startswith("geodesic") else ()
+        result = getattr(manifold, self.name)(*extra, *(inputs[name] for name in self.takes))
+        return result if isinstance(result, tuple) else (result,)
+
+
+OPERATIONS = (
+    Operation("projx", ("a",), ("point",)),
+    Operation("proju", ("x", "egrad"), ("tangent at x",)),
+    Operation("egrad2rgrad", ("x", "egrad"), ("tangent at x",)),
+    Operation("ehess2rhess", ("x", "egrad", "ehess", "u"), ("tangent at x",)),
+    Operation("inner", ("x", "u", "v"), ("scalar",)),
+    Operation("component_inner", ("x", "u", "v"), ("scalar, dimensions kept",)),
+    Operation("norm", ("x", "u"), ("scalar",)),
+    Operation("dist", ("x", "y"), ("scalar",)),
+    Operation("dist2", ("x", "y"), ("scalar",)),
+    Operation("sectional_curvature", ("x", "u", "v"), ("scalar",)),
+    Operation("expmap", ("x", "u"), ("point",)),
+    Operation("logmap", ("x", "y"), ("tangent at x",)),
+    Operation("retr", ("x", "u"), ("point",)),
+    Operation("transp", ("x", "y", "v"), ("tangent at y",)),
+    Operation("transp_follow_expmap", ("x", "u", "v"), ("tangent",)),
+    Operation("transp_follow_retr", ("x", "u", "v"), ("tangent",)),
+    Operation("expmap_transp", ("x", "u", "v"), ("point", "tangent")),
+    Operation("retr_transp", ("x", "u", "v"), ("point", "tangent")),
+    Operation("geodesic", ("x", "y"), ("point",), needs=("expmap", "logmap")),
+    Operation("geodesic_unit", ("x", "u"), ("point",), needs=("expmap",)),
+)
+
+
+def _second_moment(x: Tensor) -> Tensor:
+    """Entries of a point and of its outer product with itself."""
+    flat = x.reshape(len(x), -1)
+    return torch.cat([flat, (flat.unsqueeze(1) * flat.unsqueeze(2)).flatten(1)], dim=1)
+
+
+def _isotropic(n: int, variance: float) -> tuple[float, ...]:
+    """Expectation of `_second_moment` where entries are uncorrelated."""
+    return (0.0,) * n + tuple(variance * float(i == j) for i in range(n) for j in range(n))
+
+
+def _euclidean(ndim: int, shape: tuple[int, ...]) -> Case:
+    n = math.prod(shape)
+    return Case(
+        id=f"Euclidean(ndim={ndim})",
+        kind=Euclidean,
+        arguments={"ndim": ndim},
+        shape=shape,
+        dimension=n,
+        injectivity_radius=math.inf,
+        curvature=(0.0, 0.0),
+        distances=((torch.zeros(shape), torch.ones(shape), math.sqrt(n)),),
+        invalid_shapes=((), (0,)) if ndim else (),
+        statistic=_second_moment,
+        expectation=_isotropic(n, 1.0),
+    )
+
+
+def _sphere(n: int) -> Case:
+    e1 = [1.0] + [0.0] * (n - 1)
+    e2 = [0.0, 1.0] + [0.0] * (n - 2)
+    south = [-1.0] + [0.0] * (n - 1)
+    near = [math.cos(1e-6), math.sin(1e-6)] + [0.0] * (n - 2)
+    return Case(
+        id=f"Sphere(n={n})",
+        kind=Sphere,
+        shape=(n,),
+        dimension=n - 1,
+        injectivity_radius=math.pi,
+        curvature=(1.0, 1.0),
+        reach=3.0,
+        distances=((e1, e2, math.pi / 2), (e1, south, math.pi), (e1, near, 1e-6)),
+        invalid_shapes=((), (1,), (0,)),
+        invalid_points=([2.0] + [0.0] * (n - 1), [0.0] * n),
+        hard_pairs=((e1, e1), (e1, south), (e1, e2)),
+        statistic=_second_moment,
+        expectation=_isotropic(n, 1.0 / n),
+    )
+
+
+CASES: tuple[Case, ...] = (
+    _euclidean(0, ()),
+    _euclidean(1, (3,)),
+    _euclidean(2, (3, 2)),
+    _sphere(2),
+    _sphere(3),
+    _sphere(6),
+)
+
+
+def each_case(*operations: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
+    """Run a test over every row that offers these operations and meets the condition, as argument `case`."""
+    rows = [case for case in CASES if case.has(*operations) and where(case)]
+    return pytest.mark.parametrize("case", rows, ids=lambda case: case.id)
+
+
+def exact_transport(case: Case) -> bool:
+    """Condition of tests on parallel transport proper."""
+    return case.manifold().exact_transport
+
+
+def each_operation(*names: str) -> pytest.MarkDecorator:
+    """Run a test over every row and every operation that it offers (or only those named), as `case, operation`."""
+    pairs = [
+        pytest.param(case, operation, id=f"{case.id}-{operation.name}")
+        for case in CASES
+        for operation in OPERATIONS
+        if case.has(operation.name, *operation.needs) and (not names or operation.name in names)
+    ]
+    return pytest.mark.parametrize(("case", "operation"), pairs)
+
+
+def assert_close(actual: Tensor, wanted: Tensor, tolerance: float, what: str = "") -> None:
+    """Compare relative to the largest wanted entry, but not less than 1."""
+    assert actual.shape == wanted.shape, f"{what}: shape {tuple(actual.shape)}, wanted {tuple(wanted.shape)}"
+    scale = max(1.0, float(wanted.abs().amax())) if wanted.numel() else 1.0
+    gap = float((actual - wanted).detach().abs().amax()) / scale if wanted.numel() else 0.0
+    assert gap <= tolerance, f"{what}: off by {gap:.3g} relative to {scale:.3g}, allowed {tolerance:.3g}"
