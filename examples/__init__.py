@@ -1,1 +1,1 @@
-"""To be filled."""
+"""One runnable reproduction a paper, over a small shared harness and data that ships in packages."""

@@ -1,1 +1,1 @@
-"""To be filled."""
+"""Published methods, one paper a file, in families."""
