@@ -1,0 +1,131 @@
+"""Riemannian stochastic gradient descent."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from holonomy.optim.base import Bucket, RiemannianOptimizer, gather, gradients, scatter, towards_origin, working_dtype
+
+__all__ = ["RiemannianSGD"]
+
+
+class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
+    r"""Stochastic gradient descent on manifolds, with momentum; on Euclidean parameters it is `torch.optim.SGD`.
+
+    With the Riemannian gradient g at x, the buffer b and the retraction R that the manifold has as default, one step
+    is, in the order in which torch applies the options,
+
+    ========================  =====================================================================
+    weight decay              g <- g - weight_decay * log_x(origin)
+    momentum, first step      b <- g
+    momentum, later           b <- momentum * b + (1 - dampening) * g
+    Nesterov                  d = g + momentum * b, otherwise d = b (d = g without momentum)
+    step                      x <- R_x(-lr * d), and b is transported to the new point
+    ========================  =====================================================================
+
+    Weight decay pulls towards the manifold's origin along the geodesic: it is the gradient of
+    weight_decay/2 * dist(x, origin)^2, which on Euclidean space is torch's. Manifolds of infinite injectivity radius
+    (PoincareBall, Lorentz) have it; on the others (Sphere, Stiefel, Grassmann, ...) it is refused.
+
+    Points in float16 and bfloat16 are stepped in float32 and rounded once; their buffers are kept in float32.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters or groups, as in torch. A parameter with a manifold (`ManifoldParameter`,
+        geoopt's, or one whose module remembers its manifold) steps on it; every other is Euclidean.
+    lr : float or Tensor
+        Learning rate.
+    momentum, dampening, weight_decay, nesterov, maximize
+        As in `torch.optim.SGD`.
+    foreach : bool, optional
+        Parameters of one manifold, shape, dtype and device are stepped in one call, unless this is False. For
+        Euclidean parameters as in torch.
+    differentiable : bool
+        Whether autograd goes through the step, as in torch: parameters must then not be leaves.
+    fused : bool, optional
+        For Euclidean parameters as in torch; True is refused for the others. False means one at a time.
+    manifold_weight_decay : float, optional
+        Weight decay of the parameters on manifolds, where it is to differ from `weight_decay`.
+
+    Raises
+    ------
+    ValueError
+        Where a number is out of its range, or weight decay is asked for on a manifold that has no origin.
+    NotImplementedError
+        Where ``fused=True`` meets a parameter on a manifold.
+
+    References
+    ----------
+    Bonnabel, "Stochastic gradient descent on Riemannian manifolds", IEEE TAC 58, 2013.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        manifold_weight_decay: float | None = None,
+    ) -> None:
+        # torch checks the options that the two have in common.
+        checked = torch.optim.SGD(
+            [torch.empty(0)],
+            lr,
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        super().__init__(params, checked.defaults | {"manifold_weight_decay": manifold_weight_decay})
+
+    def _step_flat(self, group: dict[str, Any]) -> None:
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        buffers: list[Tensor | None] = []
+        sparse = self._init_group(group, params, grads, buffers)
+        if group["nesterov"] or isinstance(group["weight_decay"], Tensor):
+            # Here torch's implementations may write into the gradients they are given.
+            grads = [g.clone() for g in grads]
+        names = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize", "foreach", "fused")
+        sgd(params, grads, buffers, has_sparse_grad=sparse, **{name: group[name] for name in names})
+        if group["momentum"] != 0:
+            for p, buffer in zip(params, buffers, strict=True):
+                self.state[p]["momentum_buffer"] = buffer
+
+    def _step_bucket(self, bucket: Bucket, group: dict[str, Any]) -> None:
+        manifold, params = bucket
+        momentum, dtype, copy = group["momentum"], working_dtype(params[0].dtype), group["differentiable"]
+        x = gather(params, dtype, copy)
+        g = manifold.egrad2rgrad(x, gather(gradients(params, maximize=group["maximize"]), dtype))
+        if group["weight_decay"] != 0:
+            g = g - group["weight_decay"] * towards_origin(manifold, x)
+        if momentum == 0:
+            y = manifold.retr(x, g * -group["lr"])
+        else:
+            states = [self.state[p] for p in params]
+            if "momentum_buffer" in states[0]:
+                buffers = [s["momentum_buffer"] for s in states]
+                b = gather(buffers, dtype, copy).mul_(momentum).add_(g, alpha=1 - group["dampening"])
+            else:
+                buffers = [torch.empty_like(p, dtype=dtype) for p in params]
+                b = g
+            direction = g.add(b, alpha=momentum) if group["nesterov"] else b
+            y, b = manifold.retr_transp(x, direction * -group["lr"], b)
+            scatter(b, buffers)
+            for state, buffer in zip(states, buffers, strict=True):
+                state["momentum_buffer"] = buffer
+        scatter(manifold._narrow(y, params[0].dtype), params)
