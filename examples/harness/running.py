@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import tyro
-from rich.console import Console
 
+from holonomy._console import console
 from holonomy._version import __version__
-from holonomy.examples.errors import UsageError
+from holonomy.examples.errors import UsageError, require
 from holonomy.examples.harness import checkpoint, distributed
 from holonomy.examples.harness.claims import Claim, Verdict
 from holonomy.examples.harness.figures import save_figures
@@ -114,13 +114,14 @@ def execute(example: Example, slug: str, config: Any, options: Options = Options
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    out = options.out or Path("runs") / slug
+    out = _folder(slug, options)
+    require("matplotlib", "matplotlib").use("Agg")
     with distributed.process_group(device):
         first = distributed.rank() == 0
         state = _prepare(out, slug, config, options)
         begin = time.perf_counter()
-        console = Console(stderr=True, quiet=not first)
-        with Log(device, state, options.data, console, options.checkpoint_every) as log:
+        progress = console(stderr=True, quiet=not first)
+        with Log(device, state, options.data, progress, options.checkpoint_every) as log:
             report = example.run(config, log)
         judged = [claim.judge(report) for claim in example.CLAIMS]
         if first:
@@ -153,23 +154,23 @@ def main(example: Example, slug: str, title: str, arguments: Sequence[str]) -> i
         0 where every claim holds, 1 where one fails, 2 where the request cannot be run, 130 where it was interrupted.
     """
     first = os.environ.get("RANK", "0") == "0"
-    errors = Console(stderr=True)
     try:
         config, options = parse(example, slug, arguments)
-        console = Console(quiet=options.json or not first, highlight=False, soft_wrap=True)
-        console.print(f"{title}, {len(config.seeds)} seed{'s' * (len(config.seeds) != 1)}")
+        out = console(quiet=options.json or not first)
+        out.print(f"{title}, {len(config.seeds)} seed{'s' * (len(config.seeds) != 1)}")
         _, judged = execute(example, slug, config, options)
     except UsageError as error:
-        errors.print(f"holonomy run {slug}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console(stderr=True).print(f"holonomy run {slug}: {error}", style="red", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print(f"interrupted; go on with --resume: holonomy run {slug} {' '.join(arguments)} --resume")
+        console(stderr=True).print(f"interrupted; --resume goes on: holonomy run {slug} {' '.join(arguments)} --resume")
         return 130
-    out = options.out or Path("runs") / slug
+    folder = _folder(slug, options)
     if options.json and first:
-        print((out / "report.json").read_text(encoding="utf-8"), end="")
-    console.print(verdict_table(verdict.as_row() for verdict in judged))
-    console.print(f"figures and report: {out}/ ({', '.join(sorted(p.name for p in out.iterdir() if p.is_file()))})")
+        print((folder / "report.json").read_text(encoding="utf-8"), end="")
+    out.print(verdict_table(verdict.as_row() for verdict in judged))
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    out.print(f"figures and report: {folder}/ ({', '.join(files)})", soft_wrap=True)
     # Under torchrun the first process alone reports: any other that failed would have the first one ended unheard.
     return 0 if not first or all(verdict.holds for verdict in judged) else 1
 
@@ -195,6 +196,10 @@ def choose_device(name: str) -> torch.device:
     if device.type == "meta":
         raise UsageError("--device meta holds no numbers; use cpu, cuda, mps or auto")
     return device
+
+
+def _folder(slug: str, options: Options) -> Path:
+    return options.out or Path("runs") / slug
 
 
 def _check_fields(slug: str, default: Any) -> None:

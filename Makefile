@@ -1,0 +1,58 @@
+# Every target first makes .venv with the tested versions (constraints.txt), if it is missing or out of date.
+PYTHON ?= python3
+SLUG ?= poincare_resnet
+BIN := .venv/bin
+READY := .venv/.ready
+ROOMS := manifolds optim models theory examples
+
+.PHONY: help demo test test-quick claims verify bench bench-quick lint format dist clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]' -c constraints.txt
+	touch $@
+
+demo: $(READY)  ## reproduce one paper (SLUG=...), with its claim table and figures in runs/
+	$(BIN)/holonomy run $(SLUG)
+
+test: $(READY)  ## the whole test-suite, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test-quick: $(READY)  ## the test-suite without the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+claims: $(READY)  ## every ready paper, one after the other
+	for slug in $$($(BIN)/python -c 'from holonomy.catalogue import PAPERS; print(*(p.slug for p in PAPERS if p.ready))'); \
+	do $(BIN)/holonomy run $$slug || exit $$?; done
+
+verify: $(READY)  ## every theory check
+	$(BIN)/holonomy verify
+
+bench: $(READY)  ## time against peers, and write benchmarks/results
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(READY)  ## show that the benchmarks run
+	$(BIN)/python -m benchmarks --quick
+
+# Type checker and import linter look for holonomy.<room> in a folder; these links are that folder.
+lint: $(READY)  ## style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	rm -rf build/lint && mkdir -p build/lint/holonomy
+	ln -s $(CURDIR)/holonomy/*.py $(CURDIR)/holonomy/py.typed $(addprefix $(CURDIR)/,$(ROOMS)) build/lint/holonomy
+	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml
+
+format: $(READY)  ## write the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+dist: $(READY)  ## wheel and sdist in dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove what was built, and .venv
+	rm -rf .venv build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
