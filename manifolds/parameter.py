@@ -227,11 +227,12 @@ def find_manifolds(parameters: Iterable[Tensor]) -> list[Manifold | None]:
     for i, parameter in enumerate(parameters):
         if manifolds[i] is None and id(parameter) in by_identity:
             name, manifold = by_identity[id(parameter)]
-            if not manifold.check_point(parameter):
+            try:
+                manifold.assert_check_point(parameter)
+            except DimensionError as error:
                 raise DimensionError(
-                    f"parameter {name!r} was registered on {manifold}, and was replaced by a tensor of shape "
-                    f"{tuple(parameter.shape)}, which does not fit: {manifold.check_point(parameter, explain=True)[1]}"
-                )
+                    f"parameter {name!r} was registered on {manifold}, and its replacement does not fit: {error}"
+                ) from None
             _attach(parameter, manifold)
             manifolds[i] = manifold
     return manifolds

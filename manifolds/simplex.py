@@ -52,7 +52,7 @@ class Simplex(Manifold):
         if retraction not in self.retractions:
             raise ValueError(f"Simplex: 'retraction' must be one of {', '.join(self.retractions)}, got {retraction!r}")
         self.retraction = retraction
-        self.reversible = retraction == "exp"
+        self.reversible = retraction == "exp"  # type: ignore[misc]  # depends on the retraction
 
     def _config(self) -> dict[str, Any]:
         return {"retraction": self.retraction}
