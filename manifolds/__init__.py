@@ -5,9 +5,11 @@ from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
+from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.parameter import ManifoldParameter as ManifoldParameter
 from holonomy.manifolds.parameter import find_manifold as find_manifold
 from holonomy.manifolds.parameter import find_manifolds as find_manifolds
 from holonomy.manifolds.parameter import manifold_parameters as manifold_parameters
 from holonomy.manifolds.simplex import Simplex as Simplex
 from holonomy.manifolds.sphere import Sphere as Sphere
+from holonomy.manifolds.stiefel import Stiefel as Stiefel

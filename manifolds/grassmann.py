@@ -1,0 +1,189 @@
+"""The Grassmann manifold of p-dimensional subspaces of R^n, by orthonormal bases."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holonomy.manifolds.base import Manifold
+from holonomy.manifolds.linalg import (
+    ARCCOSC,
+    COS,
+    INVERSE_SQRT,
+    SINC,
+    cholesky_qr,
+    combine,
+    combine_orthonormal,
+    gram_gap,
+    haar,
+    nearest_orthonormal,
+    nearest_rotation,
+    polar,
+    sym,
+    symmetric_function,
+    symmetric_functions,
+)
+
+__all__ = ["Grassmann"]
+
+
+class Grassmann(Manifold):
+    """Gr(n, p): a point is a subspace, held as any n x p matrix x with x^T x = I that spans it.
+
+    Tangent vectors are horizontal, x^T u = 0, with the metric tr(u^T v). Distances, logarithms and transports do not
+    depend on which basis of a subspace is given, except for the basis in which they express their result:
+    ``expmap(x, logmap(x, y))`` spans the same subspace as `y`, by the basis of it that is nearest to `x`; what
+    ``transp`` returns is tangent at the basis `y` itself.
+
+    exp, log, parallel transport (also along the retractions, which follow geodesics at another speed) and distance
+    are exact. Everything is derived from p x p Gram matrices: cosines and sines of the principal angles enter as
+    matrix functions, so that equal angles, zero tangents and coincident subspaces are regular. Past the cut locus,
+    a principal angle of pi/2, one of the minimising geodesics is taken. Random points are uniform.
+
+    Parameters
+    ----------
+    retraction : {"qr", "polar"}
+        The basis that ``retr`` returns of the span of x + u. Both are Cholesky or p x p eigenvalue problems.
+    validate : bool
+        See `Manifold`.
+
+    References
+    ----------
+    Edelman, Arias, Smith, The geometry of algorithms with orthogonality constraints, SIAM J. Matrix Anal. 20, 1998.
+    Bendokat, Zimmermann, Absil, A Grassmann manifold handbook, Adv. Comput. Math. 50, 2024.
+    """
+
+    name = "Grassmann"
+    ndim = 2
+    reversible = False
+    exact_transport = True
+    retractions = ("qr", "polar")
+
+    def __init__(self, retraction: str = "qr", *, validate: bool = False) -> None:
+        super().__init__(validate=validate)
+        if retraction not in self.retractions:
+            raise ValueError(f"{self.name}: 'retraction' must be one of {self.retractions}, got {retraction!r}")
+        self.retraction = retraction
+
+    def _config(self) -> dict[str, Any]:
+        return {"retraction": self.retraction}
+
+    def _shape_error(self, shape: tuple[int, ...] | torch.Size) -> str | None:
+        reason = super()._shape_error(shape)
+        if reason is None and shape[-2] < shape[-1]:
+            return f"wanted n >= p in the trailing dimensions (n, p), got n = {shape[-2]} and p = {shape[-1]}"
+        return reason
+
+    def _point_error(self, x: Tensor, tolerance: float) -> str | None:
+        if not bool(torch.isfinite(x).all()):
+            return "has NaN or infinite entries"
+        gap = gram_gap(x)
+        return None if gap <= tolerance else f"has x^T x off the identity by {gap:.3g} (tolerance {tolerance:.3g})"
+
+    def _dimension(self, *shape: int) -> int:
+        return (shape[-2] - shape[-1]) * shape[-1]
+
+    def _injectivity_radius(self) -> float:
+        return math.pi / 2
+
+    def _projx(self, x: Tensor) -> Tensor:
+        return nearest_orthonormal(x)
+
+    def _proju(self, x: Tensor, u: Tensor) -> Tensor:
+        return u - x @ (x.mT @ u)
+
+    def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).sum((-2, -1))
+
+    def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        cos, sinc, _ = _turn(u.mT @ u)
+        return combine_orthonormal(x, cos, u, sinc)
+
+    def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        cos, sinc, cosm1c = _turn(u.mT @ u)
+        return combine_orthonormal(x, cos, u, sinc), _transport(x, u, v, sinc, cosm1c)
+
+    def _retr(self, x: Tensor, u: Tensor) -> Tensor:
+        return cholesky_qr(x + u) if self.retraction == "qr" else polar(x + u)
+
+    def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        # x + u spans the point of the geodesic along u whose principal angles are arctan of the singular values of u.
+        # With h = (I + u^T u)^(-1/2), its basis (x + u) h is the transported one; w is moved to the basis y.
+        y = self._retr(x, u)
+        identity = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+        h = symmetric_function(identity + u.mT @ u, INVERSE_SQRT)
+        cosm1c = 2.0 * torch.linalg.solve(identity + h, h @ h)
+        w = _transport(x, u, v, h, cosm1c)
+        return y, w @ (h @ ((x + u).mT @ y))
+
+    def _align(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rotation r for which y r is the basis nearest to x, cosines, and angle over sine, as matrices."""
+        m = y.mT @ x
+        r = nearest_rotation(m)
+        cos = sym(m.mT @ r)
+        return r, cos, symmetric_function(cos, ARCCOSC)
+
+    def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        # y r - x cos holds the sines: small angles keep their digits, and right angles are as regular as others.
+        r, cos, ratio = self._align(x, y)
+        return combine(y, r @ ratio, x, -cos @ ratio)
+
+    def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        r, cos, ratio = self._align(x, y)
+        u = combine(y, r @ ratio, x, -cos @ ratio)
+        _, sinc, cosm1c = _turn(u.mT @ u)
+        return _transport(x, u, v, sinc, cosm1c) @ r.mT
+
+    def principal_angles(self, x: Tensor, y: Tensor) -> Tensor:
+        """Principal angles between two subspaces, ascending, shape (..., p), in radians from 0 to pi/2.
+
+        By the sine-and-cosine method (Björck, Golub, Math. Comp. 27, 1973): right to rounding for small angles and
+        for right angles.
+        """
+        return self._evaluate(self._principal_angles, x=x, y=y)
+
+    def _principal_angles(self, x: Tensor, y: Tensor) -> Tensor:
+        m = x.mT @ y
+        cosines = torch.linalg.svdvals(m)
+        sines = torch.linalg.svdvals(y - x @ m).flip(-1)
+        return torch.atan2(sines, cosines)
+
+    def _ehess2rhess(self, x: Tensor, egrad: Tensor, ehess: Tensor, u: Tensor) -> Tensor:
+        return self._proju(x, ehess) - u @ (x.mT @ egrad)
+
+    def _sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        uu, uv, vv = u.mT @ u, u.mT @ v, v.mT @ v
+        # |u v^T - v u^T|^2 and |u^T v - v^T u|^2, halved.
+        wide = (uu * vv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
+        narrow = (uv * uv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
+        area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
+        flat = area <= 0
+        return torch.where(
+            flat, torch.zeros_like(area), (wide + narrow) / torch.where(flat, torch.ones_like(area), area)
+        )
+
+    def _random(
+        self,
+        size: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device | str | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        return haar(size, dtype, device, generator)
+
+    def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+        return torch.eye(size[-2], size[-1], dtype=dtype, device=device).expand(size).clone()
+
+
+def _turn(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """cos r, sin(r)/r and 2 (1 - cos r)/r^2 for the symmetric matrix a = r^2, from half the angle."""
+    s, c = symmetric_functions(0.25 * a, SINC, COS)
+    cosm1c = s @ s
+    return torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - 0.5 * a @ cosm1c, s @ c, cosm1c
+
+
+def _transport(x: Tensor, u: Tensor, v: Tensor, sinc: Tensor, cosm1c: Tensor) -> Tensor:
+    """v, parallel along the geodesic from x with velocity u: only its part in the span of u turns."""
+    along = u.mT @ v
+    return v - combine(x, sinc @ along, u, 0.5 * cosm1c @ along)
