@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.errors import DimensionError, MembershipError
+from holonomy.manifolds.pairwise import by_rows
 
 __all__ = ["Manifold"]
 
@@ -91,10 +92,18 @@ class Manifold(torch.nn.Module):
 
     # -- evaluation: one way in for every public method ------------------------------------------------------------
 
-    def _evaluate(self, function: Callable[..., Result], *, ambient: tuple[str, ...] = (), **tensors: Tensor) -> Result:
+    def _evaluate(
+        self,
+        function: Callable[..., Result],
+        *,
+        ambient: tuple[str, ...] = (),
+        narrow: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to,
+        **tensors: Tensor,
+    ) -> Result:
         """Check the named tensors, bring them to one working dtype, call, and bring the result back.
 
-        Tensors named x, y, z must be points, those named u, v, w tangent at x, unless listed in `ambient`.
+        Tensors named x, y, z must be points, those named u, v, w tangent at x, unless listed in `ambient`. `narrow`
+        rounds the (first) result to half precision: ``self._narrow`` where that is a point.
         """
         operation = function.__name__.lstrip("_")
         dtype = self._check_inputs(operation, tensors)
@@ -103,7 +112,7 @@ class Manifold(torch.nn.Module):
         work = torch.float32 if dtype in _HALF else dtype
         arguments = [t if t.dtype == work else t.to(work) for t in tensors.values()]
         device_type = arguments[0].device.type
-        if torch.is_autocast_enabled(device_type):
+        if device_type != "meta" and torch.is_autocast_enabled(device_type):
             # A matrix product in half precision inside a geometric formula loses the manifold.
             with torch.autocast(device_type, enabled=False):
                 result = function(*arguments)
@@ -112,11 +121,11 @@ class Manifold(torch.nn.Module):
         if work == dtype:
             return result
         if isinstance(result, tuple):
-            return tuple(r.to(dtype) for r in result)
-        return self._narrow(result, dtype)
+            return narrow(result[0], dtype), *(r.to(dtype) for r in result[1:])
+        return narrow(result, dtype)
 
     def _narrow(self, result: Tensor, dtype: torch.dtype) -> Tensor:
-        """Round a float32 result to half precision (the ball overrides this: rounding must not leave it)."""
+        """Round float32 points to half precision (the ball overrides this: rounding must not leave it)."""
         return result.to(dtype)
 
     def _check_inputs(self, operation: str, tensors: dict[str, Tensor]) -> torch.dtype:
@@ -288,7 +297,7 @@ class Manifold(torch.nn.Module):
 
     def projx(self, x: Tensor) -> Tensor:
         """Project an ambient tensor to the manifold (nearest point where that has a closed form). Idempotent."""
-        return self._evaluate(self._projx, ambient=("x",), x=x)
+        return self._evaluate(self._projx, ambient=("x",), narrow=self._narrow, x=x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Project an ambient vector to the tangent space at `x`, orthogonally in the metric. Idempotent."""
@@ -328,6 +337,21 @@ class Manifold(torch.nn.Module):
         """Squared geodesic distance, shape of the batch: smooth at coincident points."""
         return self._keep(self._evaluate(self._dist2, x=x, y=y), keepdim)
 
+    def cdist(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances of all pairs: `x` of shape (..., n, point) and `y` of shape (..., m, point) give (..., n, m).
+
+        The forward pass works on blocks of rows, so that its memory beyond the result stays at some megabytes.
+        """
+        for name, tensor in (("x", x), ("y", y)):
+            if isinstance(tensor, Tensor) and tensor.ndim <= self.ndim:
+                raise DimensionError(
+                    f"{self.name}.cdist: argument {name!r} has shape {tuple(tensor.shape)}, "
+                    f"wanted at least {self.ndim + 1} dimensions: rows of points"
+                )
+        rows = x.unsqueeze(-self.ndim - 1) if isinstance(x, Tensor) else x
+        columns = y.unsqueeze(-self.ndim - 2) if isinstance(y, Tensor) else y
+        return self._evaluate(self._cdist, x=rows, y=columns)
+
     def sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Sectional curvature of the plane spanned by the tangent vectors `u` and `v`, shape of the batch.
 
@@ -342,7 +366,7 @@ class Manifold(torch.nn.Module):
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential map: the point reached after unit time on the geodesic from `x` with velocity `u`. Exact."""
-        return self._evaluate(self._expmap, x=x, u=u)
+        return self._evaluate(self._expmap, narrow=self._narrow, x=x, u=u)
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithm: the velocity at `x` of the minimising geodesic that reaches `y` after unit time."""
@@ -350,7 +374,7 @@ class Manifold(torch.nn.Module):
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Retraction: a cheap step from `x` that agrees with ``expmap`` to first order in `u` at least."""
-        return self._evaluate(self._retr, x=x, u=u)
+        return self._evaluate(self._retr, narrow=self._narrow, x=x, u=u)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Transport `v` from `x` to `y` (parallel where ``exact_transport``, along the minimising geodesic)."""
@@ -366,12 +390,12 @@ class Manifold(torch.nn.Module):
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """``expmap`` of `u` and transport of `v` along it, in one call."""
-        y, w = self._evaluate(self._expmap_transp, x=x, u=u, v=v)
+        y, w = self._evaluate(self._expmap_transp, narrow=self._narrow, x=x, u=u, v=v)
         return y, w
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """``retr`` of `u` and transport of `v` along it, in one call: an optimizer's step."""
-        y, w = self._evaluate(self._retr_transp, x=x, u=u, v=v)
+        y, w = self._evaluate(self._retr_transp, narrow=self._narrow, x=x, u=u, v=v)
         return y, w
 
     def geodesic(self, t: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -506,6 +530,10 @@ class Manifold(torch.nn.Module):
     def _dist2(self, x: Tensor, y: Tensor) -> Tensor:
         u = self._logmap(x, y)
         return self._inner(x, u, u)
+
+    def _cdist(self, x: Tensor, y: Tensor) -> Tensor:
+        # x has shape (..., n, 1, point), y (..., 1, m, point): they broadcast to all pairs.
+        return by_rows(self._dist, x, y, self.ndim)
 
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
         return self._expmap(x, u)

@@ -1,0 +1,85 @@
+"""How a manifold stores its curvature: exactly as given, fixed or learnable."""
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Curvature", "root"]
+
+
+def root(c: float | Tensor) -> Any:
+    """Square root of a curvature, which is a float or a tensor."""
+    return c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+
+
+class Curvature(torch.nn.Module):
+    """A positive number, or a tensor of positive numbers, stored exactly as given.
+
+    A fixed number stays a Python float: exact in every dtype, on every device, with no tensor in ``state_dict``.
+    A fixed tensor is a buffer. A learnable curvature is ``initial * exp(log_ratio)``: the buffer ``initial`` (float64
+    where a number was given) keeps what was given, and the parameter ``log_ratio`` starts at 0, so that the value
+    starts at exactly what was given and stays positive. ``log_ratio`` has at least one dimension, because sharded
+    training refuses scalar parameters.
+
+    Parameters
+    ----------
+    c : float or Tensor
+        The curvature's magnitude.
+    learnable : bool
+        Whether it is a parameter.
+    owner : str
+        Name that error messages begin with.
+
+    Raises
+    ------
+    TypeError
+        Where `c` is no real number and no real floating tensor.
+    ValueError
+        Where `c` is not positive and finite.
+    """
+
+    def __init__(self, c: float | Tensor, *, learnable: bool = False, owner: str = "Curvature") -> None:
+        super().__init__()
+        value = _checked(c, owner)
+        self.fixed: float | Tensor | None
+        if not learnable:
+            if isinstance(value, Tensor):
+                self.register_buffer("fixed", value)
+            else:
+                self.fixed = value
+            return
+        self.fixed = None
+        if isinstance(value, Tensor):
+            ratio = torch.zeros_like(value)
+        else:
+            ratio = torch.zeros(1)
+            value = torch.tensor(value, dtype=torch.float64)
+        self.initial: Tensor
+        self.register_buffer("initial", value)
+        self.log_ratio = torch.nn.Parameter(ratio if ratio.ndim else ratio.reshape(1))
+
+    @property
+    def value(self) -> float | Tensor:
+        """The curvature's magnitude: a float, or a tensor of the shape that was given."""
+        if self.fixed is not None:
+            return self.fixed
+        ratio = self.log_ratio
+        dtype = torch.promote_types(ratio.dtype, torch.float32)
+        return self.initial.to(dtype) * ratio.to(dtype).exp().reshape(self.initial.shape)
+
+
+def _checked(c: float | Tensor, owner: str) -> float | Tensor:
+    if isinstance(c, Tensor):
+        if not c.is_floating_point():
+            raise TypeError(f"{owner}: 'c' must have a real floating dtype, got {c.dtype}")
+        if not c.is_meta and not bool(((c > 0) & torch.isfinite(c)).all()):
+            raise ValueError(f"{owner}: 'c' must be positive and finite everywhere, got {c}")
+        return c.detach().clone()
+    if isinstance(c, bool) or not isinstance(c, Real):
+        raise TypeError(f"{owner}: 'c' must be a number or a tensor, got {type(c).__name__} {c!r}")
+    if not (math.isfinite(c) and c > 0):
+        raise ValueError(f"{owner}: 'c' must be positive and finite (the curvature is -c), got {c!r}")
+    return float(c)

@@ -1,0 +1,202 @@
+"""The gyrovector space of the Poincaré ball: its formulas, as functions of tensors and the curvature's magnitude c.
+
+Points lie along the last axis; c is a float, or a tensor that broadcasts against tensors which keep that axis with
+size 1. With g(x) = 1 - c|x|^2 every formula is written so that nothing cancels:
+
+    g(x) g(y) + c|x + y|^2              is the denominator of Möbius addition, a sum of positive terms,
+    (g(x)(x + y) + c|x + y|^2 x) / it   is x + y itself, exactly 0 for opposite points, exact to rounding near them,
+
+and distance, logarithm, transport and gyration follow from the chord x - y in the same way. g itself loses digits near
+the boundary; for float32 points it is evaluated in float64, so that they keep their precision up to the boundary.
+
+References: Ungar, Analytic Hyperbolic Geometry (2005); Ganea, Bécigneul and Hofmann, Hyperbolic neural networks
+(NeurIPS 2018).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holonomy.manifolds.curvature import root
+from holonomy.manifolds.functions import arsinhc, tanhc
+
+__all__ = [
+    "chord",
+    "dist2plane",
+    "expmap",
+    "expmap0",
+    "gap",
+    "gyration",
+    "logmap",
+    "logmap0",
+    "midpoint",
+    "mobius_add",
+    "mobius_coadd",
+    "mobius_cosub",
+    "mobius_sub",
+    "project",
+    "safe_sqrt",
+    "shrink_to",
+    "transport",
+]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float32 as float64 (where the device has it): squares of float32 numbers are exact there."""
+    return x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
+
+
+def _same(c: Any, x: Tensor) -> Any:
+    return c.to(x.dtype) if isinstance(c, Tensor) else c
+
+
+def safe_sqrt(s: Tensor) -> Tensor:
+    """Square root with value and gradient 0 at 0."""
+    zero = s <= 0
+    return torch.where(zero, torch.zeros_like(s), torch.where(zero, torch.ones_like(s), s).sqrt())
+
+
+def gap(x: Tensor, c: Any) -> Tensor:
+    """1 - c|x|^2, the inverse of half the conformal factor, kept at half a rounding unit or more."""
+    wide = _wide(x)
+    g = 1.0 - _same(c, wide) * wide.square().sum(-1, keepdim=True)
+    return g.clamp_min(0.5 * torch.finfo(x.dtype).eps).to(x.dtype)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.square().sum(-1, keepdim=True)
+
+
+def chord(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """sinh^2(sqrt(c) d(x, y)/2) = c|x - y|^2 / (g(x) g(y))."""
+    return c * _square(x - y) / (gap(x, c) * gap(y, c))
+
+
+def project(x: Tensor, c: Any) -> Tensor:
+    """Pull points that are on the boundary or beyond it to the last radius that every rounding keeps inside."""
+    wide = _wide(x)
+    # Half a unit where the norm is exact (float32 in float64), more where it is a rounded sum itself.
+    step = torch.finfo(x.dtype).eps * (0.5 if wide is not x else 8.0)
+    square = _same(c, wide) * _square(wide)
+    outside = square > (1.0 - step) ** 2
+    scale = (1.0 - 3.0 * step) * torch.where(outside, square, torch.ones_like(square)).rsqrt()
+    return x * torch.where(outside, scale, torch.ones_like(scale)).to(x.dtype)
+
+
+def shrink_to(x: Tensor, c: Any, dtype: torch.dtype) -> Tensor:
+    """Round points inside the ball to a narrower dtype, towards the origin where rounding would leave the ball."""
+    rounded = x.to(dtype)
+    wide = _wide(rounded.to(x.dtype))
+    outside = _same(c, wide) * _square(wide) >= 1.0
+    return torch.where(outside, (x * (1.0 - torch.finfo(dtype).eps)).to(dtype), rounded)
+
+
+def mobius_add(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Möbius addition x + y: the point that expmap at x reaches with the transported logarithm of y at the origin."""
+    s = x + y
+    s2 = c * _square(s)
+    g = gap(x, c)
+    return (g * s + s2 * x) / (g * gap(y, c) + s2)
+
+
+def mobius_sub(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Möbius subtraction x + (-y)."""
+    return mobius_add(x, -y, c)
+
+
+def mobius_coadd(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Möbius coaddition x + gyr[x, -y]y, written symmetrically: (g(y)x + g(x)y) / (1 - c^2 |x|^2 |y|^2)."""
+    gx, gy = gap(x, c), gap(y, c)
+    return (gy * x + gx * y) / (gx + gy - gx * gy)
+
+
+def mobius_cosub(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Möbius cosubtraction, the coaddition of -y."""
+    return mobius_coadd(x, -y, c)
+
+
+def gyration(x: Tensor, y: Tensor, w: Tensor, c: Any) -> Tensor:
+    """Gyration gyr[x, y]w: the rotation by which Möbius addition fails to associate, in closed form linear in w."""
+    return _turn(-y, x + y, gap(y, c), gap(x, c), w, c)
+
+
+def _turn(x: Tensor, h: Tensor, gx: Tensor, gy: Tensor, w: Tensor, c: Any) -> Tensor:
+    """gyr[x + h, -x]w. Every term is of the order of h, so that neighbours near the boundary lose nothing."""
+    along, across = (x * w).sum(-1, keepdim=True), (h * w).sum(-1, keepdim=True)
+    h2 = c * _square(h)
+    forward = gx * across - h2 * along
+    sideways = (gy + h2) * along + (1.0 - gx) * across
+    return w + (2.0 * c / (gx * gy + h2)) * (forward * x - sideways * h)
+
+
+def transport(x: Tensor, y: Tensor, v: Tensor, c: Any) -> Tensor:
+    """Parallel transport of v from x to y: gyr[y, -x]v, scaled to keep its length in the metric."""
+    gx, gy = gap(x, c), gap(y, c)
+    return _turn(x, y - x, gx, gy, v, c) * (gy / gx)
+
+
+def _sech2(s: Tensor) -> Tensor:
+    """sech^2(r) of s = r^2, with all its digits for large r, where 1 - tanh^2(r) has none."""
+    small = s < 0.05
+    near = torch.where(small, s, torch.zeros_like(s))
+    e = torch.exp(-2.0 * torch.where(small, torch.ones_like(s), s).sqrt())
+    return torch.where(small, 1.0 - near * tanhc(near).square(), 4.0 * e / (1.0 + e).square())
+
+
+def expmap(x: Tensor, u: Tensor, c: Any) -> Tensor:
+    """Exponential map, as x plus the displacement of Möbius addition; exactly x for u = 0."""
+    g = gap(x, c)
+    half = u / g
+    s = c * _square(half)
+    y = tanhc(s) * half
+    # g(y) without cancellation; the floor keeps the quotient finite where y is the antipode of x, both on the edge.
+    gy = _sech2(s).clamp_min(torch.finfo(x.dtype).eps ** 2)
+    return x + g * (y + (1.0 - gy) * x) / (g * gy + c * _square(x + y))
+
+
+def logmap(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Logarithm, built on the chord y - x."""
+    h = y - x
+    gx, gy = gap(x, c), gap(y, c)
+    h2 = c * _square(h)
+    q = h2 / (gx * gy)
+    return arsinhc(q) * (1.0 + q).rsqrt() / gy * (gx * h - h2 * x)
+
+
+def expmap0(u: Tensor, c: Any) -> Tensor:
+    """Exponential map at the origin."""
+    return tanhc(c * _square(u)) * u
+
+
+def logmap0(y: Tensor, c: Any) -> Tensor:
+    """Logarithm at the origin."""
+    g = gap(y, c)
+    return arsinhc(c * _square(y) / g) * g.rsqrt() * y
+
+
+def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> tuple[Tensor, Tensor]:
+    """Signed distance from x to the hyperplane through p with normal a, and the length of a; both keep the axis.
+
+    A normal of length 0 gives distance 0.
+    """
+    h = x - p
+    g = gap(p, c)
+    length = safe_sqrt(_square(a))
+    safe = torch.where(length == 0, torch.ones_like(length), length)
+    across = ((g * h - c * _square(h) * p) * a).sum(-1, keepdim=True)
+    sine = 2.0 * root(c) * across / (g * gap(x, c) * safe)
+    return torch.asinh(sine) / root(c), length
+
+
+def midpoint(x: Tensor, w: Tensor, axes: list[int], c: Any) -> Tensor:
+    """Weighted midpoint over `axes`, which are kept: half the gyrovector sum(w l x) / sum(w (l - 1)), l = 2/g."""
+    factor = 2.0 / gap(x, c)
+    space = (w * factor * x).sum(axes, keepdim=True)
+    time = (w * (factor - 1.0)).sum(axes, keepdim=True)
+    # The mass of (time, space) on the hyperboloid; a floor at rounding, because a sum of distant points cancels.
+    floor = (torch.finfo(x.dtype).eps * time).square()
+    mass = torch.maximum(time.square() - c * _square(space), floor)
+    total = time + torch.copysign(safe_sqrt(mass), time)
+    empty = total == 0
+    return torch.where(empty, torch.zeros_like(space), space / torch.where(empty, torch.ones_like(total), total))
