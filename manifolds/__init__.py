@@ -1,6 +1,12 @@
 """Manifolds: types with exact geometry, the parameters that live on them, and what is built on their operations."""
 
 from holonomy.manifolds.base import Manifold as Manifold
+from holonomy.manifolds.checks import SlopeCheck as SlopeCheck
+from holonomy.manifolds.checks import check_gradient as check_gradient
+from holonomy.manifolds.checks import check_hessian as check_hessian
+from holonomy.manifolds.checks import check_logmap as check_logmap
+from holonomy.manifolds.checks import check_retraction as check_retraction
+from holonomy.manifolds.checks import check_transport as check_transport
 from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Euclidean, Manifold, Sphere
+from holonomy.manifolds import Euclidean, Manifold, Simplex, Sphere
 
 Inputs = dict[str, Tensor]
 
@@ -45,6 +45,8 @@ class Case:
     arguments: dict[str, Any] = field(default_factory=dict)
     #: Length of tangent vectors up to which the suite asks that log inverts exp.
     reach: float = 2.0
+    #: Moves random points to where tangent vectors of length `reach` stay clear of a boundary.
+    tame: Callable[[Tensor], Tensor] = identity
     #: Operations that raise NotImplementedError.
     lacks: frozenset[str] = frozenset()
     #: Order to which retr agrees with expmap (None: it is expmap).
@@ -90,7 +92,7 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
         manifold = self.manifold()
         size = (*batch, *self.shape)
-        x = manifold.random(*size, dtype=torch.float64, generator=generator)
+        x = self.tame(manifold.random(*size, dtype=torch.float64, generator=generator))
 
         def tangent() -> Tensor:
             u = manifold.random_tangent(x, generator=generator)
@@ -199,6 +201,32 @@ def _sphere(n: int) -> Case:
     )
 
 
+def _simplex(n: int, retraction: str) -> Case:
+    corner = [1.0] + [0.0] * (n - 1)
+    other = [0.0] * (n - 1) + [1.0]
+    # Dirichlet(1, ..., 1): mean 1/n, E[x_i x_j] = (1 + delta_ij) / (n (n + 1)).
+    second = tuple((1.0 + float(i == j)) / (n * (n + 1)) for i in range(n) for j in range(n))
+    return Case(
+        id=f"Simplex(n={n}, {retraction})",
+        kind=Simplex,
+        arguments={"retraction": retraction},
+        shape=(n,),
+        dimension=n - 1,
+        injectivity_radius=0.0,
+        curvature=(0.25, 0.25),
+        # Entries of at least 1/(2 n): a distance of 2 asin(sqrt(1/(2 n))) = 0.64 from the faces at n = 5.
+        reach=0.6,
+        tame=lambda x: 0.5 * x + 0.5 / n,
+        retraction_order=1 if retraction == "softmax" else None,
+        distances=((corner, other, math.pi), (corner, [0.5, 0.5] + [0.0] * (n - 2), math.pi / 2)),
+        invalid_shapes=((), (1,), (0,)),
+        invalid_points=([2.0] + [0.0] * (n - 1), [0.0] * n, [-0.5, 1.5] + [0.0] * (n - 2)),
+        hard_pairs=((corner, other), (corner, corner), (corner, [1.0 / n] * n), ([1.0 / n] * n, corner)),
+        statistic=_second_moment,
+        expectation=(1.0 / n,) * n + second,
+    )
+
+
 CASES: tuple[Case, ...] = (
     _euclidean(0, ()),
     _euclidean(1, (3,)),
@@ -206,6 +234,8 @@ CASES: tuple[Case, ...] = (
     _sphere(2),
     _sphere(3),
     _sphere(6),
+    _simplex(2, "exp"),
+    _simplex(5, "softmax"),
 )
 
 
