@@ -7,12 +7,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Curvature", "root"]
+__all__ = ["Curvature", "checked", "root"]
 
 
 def root(c: float | Tensor) -> Any:
     """Square root of a curvature, which is a float or a tensor."""
     return c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+
+
+def checked(c: float | Tensor, owner: str, name: str = "c") -> float | Tensor:
+    """Check a positive number or tensor, and return it as a float or as a tensor of its own.
+
+    Raises
+    ------
+    TypeError
+        Where it is no real number and no real floating tensor.
+    ValueError
+        Where it is not positive and finite.
+    """
+    if isinstance(c, Tensor):
+        if not c.is_floating_point():
+            raise TypeError(f"{owner}: {name!r} must have a real floating dtype, got {c.dtype}")
+        if not c.is_meta and not bool(((c > 0) & torch.isfinite(c)).all()):
+            raise ValueError(f"{owner}: {name!r} must be positive and finite everywhere, got {c}")
+        return c.detach().clone()
+    if isinstance(c, bool) or not isinstance(c, Real):
+        raise TypeError(f"{owner}: {name!r} must be a number or a tensor, got {type(c).__name__} {c!r}")
+    value = float(c)
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError(f"{owner}: {name!r} must be positive and finite, got {c!r}")
+    return value
 
 
 class Curvature(torch.nn.Module):
@@ -43,7 +67,7 @@ class Curvature(torch.nn.Module):
 
     def __init__(self, c: float | Tensor, *, learnable: bool = False, owner: str = "Curvature") -> None:
         super().__init__()
-        value = _checked(c, owner)
+        value = checked(c, owner)
         self.fixed: float | Tensor | None
         if not learnable:
             if isinstance(value, Tensor):
@@ -69,17 +93,3 @@ class Curvature(torch.nn.Module):
         ratio = self.log_ratio
         dtype = torch.promote_types(ratio.dtype, torch.float32)
         return self.initial.to(dtype) * ratio.to(dtype).exp().reshape(self.initial.shape)
-
-
-def _checked(c: float | Tensor, owner: str) -> float | Tensor:
-    if isinstance(c, Tensor):
-        if not c.is_floating_point():
-            raise TypeError(f"{owner}: 'c' must have a real floating dtype, got {c.dtype}")
-        if not c.is_meta and not bool(((c > 0) & torch.isfinite(c)).all()):
-            raise ValueError(f"{owner}: 'c' must be positive and finite everywhere, got {c}")
-        return c.detach().clone()
-    if isinstance(c, bool) or not isinstance(c, Real):
-        raise TypeError(f"{owner}: 'c' must be a number or a tensor, got {type(c).__name__} {c!r}")
-    if not (math.isfinite(c) and c > 0):
-        raise ValueError(f"{owner}: 'c' must be positive and finite (the curvature is -c), got {c!r}")
-    return float(c)
