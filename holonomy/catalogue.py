@@ -159,8 +159,8 @@ PAPERS = (
         "CVPR 2025",
         "interpretability",
     ),
-    Paper("pointer_network", "Pointer Networks", "NIPS 2015", "architectures"),
     Paper("poincare_resnet", "Poincaré ResNet", "ICCV 2023", "architectures", minutes=3, data="digits"),
+    Paper("pointer_network", "Pointer Networks", "NIPS 2015", "architectures"),
     Paper(
         "relative",
         "Relative representations enable zero-shot latent space communication",

@@ -73,8 +73,8 @@ class Verdict:
 
     @property
     def spread(self) -> float | None:
-        """Sample standard deviation over the seeds; None for a single value."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+        """Sample standard deviation over the seeds; None for a single value, or where one is not finite."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 and math.isfinite(self.mean) else None
 
     @property
     def holds(self) -> bool:
