@@ -18,6 +18,8 @@ from holonomy.manifolds.parameter import ManifoldParameter as ManifoldParameter
 from holonomy.manifolds.parameter import find_manifold as find_manifold
 from holonomy.manifolds.parameter import find_manifolds as find_manifolds
 from holonomy.manifolds.parameter import manifold_parameters as manifold_parameters
+from holonomy.manifolds.parametrize import OnManifold as OnManifold
+from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.simplex import Simplex as Simplex
 from holonomy.manifolds.sphere import Sphere as Sphere

@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.errors import DimensionError
 from holonomy.manifolds.euclidean import Euclidean
+from holonomy.manifolds.interop import from_geoopt
 
 __all__ = ["ManifoldParameter", "find_manifold", "find_manifolds", "manifold_parameters"]
 
@@ -86,7 +87,7 @@ class ManifoldParameter(nn.Parameter, metaclass=_ManifoldParameterMeta):
             raise TypeError(f"ManifoldParameter: 'data' must be a tensor, got {type(data).__name__}")
         if not data.is_floating_point():
             raise TypeError(f"ManifoldParameter: 'data' must have a real floating dtype, got {data.dtype}")
-        manifold = (_own_manifold(data) or Euclidean()) if manifold is None else _as_manifold(manifold)
+        manifold = (_own_manifold(data) or Euclidean()) if manifold is None else as_manifold(manifold)
         manifold.assert_check_point(data)
         if validate:
             manifold.assert_check_point_on_manifold(data.detach())
@@ -117,13 +118,11 @@ def _rebuild(data: Tensor, requires_grad: bool, state: dict[str, Any]) -> Manifo
     return parameter
 
 
-def _as_manifold(manifold: object) -> Manifold:
-    """Return a manifold of ours, geoopt's converted, or raise TypeError."""
+def as_manifold(manifold: object) -> Manifold:
+    """Return a manifold of ours as it is, geoopt's converted, or raise TypeError."""
     if isinstance(manifold, Manifold):
         return manifold
     if _is_geoopt(manifold):
-        from holonomy.manifolds.interop import from_geoopt
-
         return from_geoopt(manifold)
     if isinstance(manifold, type) and issubclass(manifold, Manifold):
         raise TypeError(f"'manifold' must be an instance: write {manifold.__name__}(), not {manifold.__name__}")
@@ -139,7 +138,7 @@ def _is_geoopt(manifold: object) -> bool:
 def _own_manifold(tensor: Tensor) -> Manifold | None:
     """Return the manifold that a tensor of ours or of geoopt carries as an attribute."""
     manifold = getattr(tensor, "manifold", None)
-    return _as_manifold(manifold) if isinstance(manifold, Manifold) or _is_geoopt(manifold) else None
+    return as_manifold(manifold) if isinstance(manifold, Manifold) or _is_geoopt(manifold) else None
 
 
 # -- what modules remember ---------------------------------------------------------------------------------------------
