@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ROOMS := manifolds optim models theory examples
 
-.PHONY: help demo test test-quick claims verify bench bench-quick lint format dist clean
+.PHONY: help demo test test-quick claims verify bench bench-quick lint links format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -38,18 +38,24 @@ bench: $(READY)  ## time against peers, and write benchmarks/results
 bench-quick: $(READY)  ## show that the benchmarks run
 	$(BIN)/python -m benchmarks --quick
 
-# Type checker and import linter look for holonomy.<room> in a folder; these links are that folder.
-lint: $(READY)  ## style, types and the direction of imports
+lint: $(READY) links  ## style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	rm -rf build/lint && mkdir -p build/lint/holonomy
-	ln -s $(CURDIR)/holonomy/*.py $(CURDIR)/holonomy/py.typed $(addprefix $(CURDIR)/,$(ROOMS)) build/lint/holonomy
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml
+
+# Tools that do not import look for holonomy.<room> in a folder: these links are that folder.
+links:
+	rm -rf build/lint && mkdir -p build/lint/holonomy
+	ln -s $(CURDIR)/holonomy/*.py $(CURDIR)/holonomy/py.typed $(addprefix $(CURDIR)/,$(ROOMS)) build/lint/holonomy
 
 format: $(READY)  ## write the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(READY) links  ## the reference, in build/site
+	$(BIN)/python -m pip install --quiet '.[docs]' -c constraints.txt
+	$(BIN)/mkdocs build --strict
 
 dist: $(READY)  ## wheel and sdist in dist/
 	$(BIN)/python -m build --no-isolation
