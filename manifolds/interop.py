@@ -17,6 +17,7 @@ from wrapt import register_post_import_hook
 
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.euclidean import Euclidean
+from holonomy.manifolds.lorentz import Lorentz
 from holonomy.manifolds.poincare_ball import PoincareBall
 from holonomy.manifolds.sphere import Sphere
 from holonomy.manifolds.stiefel import Stiefel
@@ -155,15 +156,27 @@ def _sphere(manifold: Any) -> Manifold | None:
 
 
 def _ball(manifold: Any) -> Manifold | None:
-    if manifold.isp_c.requires_grad or manifold.isp_c.numel() != 1:
+    c = _given(manifold.c, learnable=manifold.isp_c.requires_grad)
+    return None if c is None else PoincareBall(c)
+
+
+def _lorentz(manifold: Any) -> Manifold | None:
+    k = _given(manifold.k, learnable=manifold.k.requires_grad)
+    return None if k is None else Lorentz(k=k)
+
+
+def _given(curvature: Tensor, *, learnable: bool) -> float | None:
+    """Return the number that was given for a fixed scalar curvature: theirs is rounded, or went through softplus."""
+    if learnable or curvature.numel() != 1:
         return None
-    # Theirs went through a softplus in the parameter's precision: six digits are what was given.
-    return PoincareBall(float(f"{float(manifold.c):.6g}"))
+    digits = 15 if curvature.dtype == torch.float64 else 6
+    return float(f"{float(curvature):.{digits}g}")
 
 
 #: Our counterpart of each type of geoopt, or None where this instance has none.
 _COUNTERPARTS: dict[str, Callable[[Any], Manifold | None]] = {
     "Euclidean": lambda manifold: Euclidean(manifold.ndim),
+    "Lorentz": _lorentz,
     "PoincareBall": _ball,
     "PoincareBallExact": _ball,
     "Sphere": _sphere,

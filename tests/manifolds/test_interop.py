@@ -13,6 +13,7 @@ from holonomy.manifolds import (
     DimensionError,
     Euclidean,
     Grassmann,
+    Lorentz,
     Manifold,
     ManifoldParameter,
     MembershipError,
@@ -128,6 +129,7 @@ def test_their_samplers_draw_from_a_density_on_ours(sampler, settings, steps, wa
 
 CONVERTED = {
     "Euclidean": (lambda: geoopt.Euclidean(1), Euclidean, (5, 4)),
+    "Lorentz": (lambda: geoopt.Lorentz(torch.tensor(0.7, dtype=torch.float64)), Lorentz, (5, 4)),
     "PoincareBall": (lambda: geoopt.PoincareBall(0.7), PoincareBall, (5, 4)),
     "PoincareBallExact": (lambda: geoopt.PoincareBallExact(0.7), PoincareBall, (5, 4)),
     "Sphere": (geoopt.Sphere, Sphere, (5, 4)),
@@ -159,6 +161,9 @@ def test_converted_to_the_same_points_and_the_same_metric(make, kind, shape):
 @pytest.mark.parametrize("c", [0.1, 0.7, 1.0, 2.5, 30.0])
 def test_curvature_is_taken_over_as_it_was_given(c):
     assert from_geoopt(geoopt.PoincareBall(c)).c == c
+    assert from_geoopt(geoopt.Lorentz(c)).c == 1 / c  # their k is the square of the radius of curvature
+    # Theirs computes exp(c) - 1 in place, and its logarithm: two digits are lost at c = 0.1.
+    assert from_geoopt(geoopt.PoincareBall(torch.tensor(c, dtype=torch.float64))).c == pytest.approx(c, rel=1e-14)
 
 
 WRAPPED = {

@@ -165,7 +165,7 @@ def test_geodesics_and_distances_from_points_of_a_face():
     assert SIMPLEX.expmap(x, u)[[0, 3]].abs().max() == 0
     assert SIMPLEX.retr(x, u)[[0, 3]].abs().max() == 0
     expected = 2.0 * math.acos(math.sqrt(0.04) + math.sqrt(0.12))
-    assert float(SIMPLEX.dist(x, y)) == pytest.approx(expected, rel=1e-12)
+    assert SIMPLEX.dist(x, y).item() == pytest.approx(expected, rel=1e-12)
     results = [
         SIMPLEX.dist(x, y), SIMPLEX.dist2(x, y), SIMPLEX.logmap(x, y), SIMPLEX.expmap(x, u), SIMPLEX.retr(x, u),
         SIMPLEX.transp(x, y, u), SIMPLEX.transp(y, x, SIMPLEX.logmap(y, x)), *SIMPLEX.expmap_transp(x, u, u),
