@@ -118,7 +118,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
         defaults = checked.defaults | {"manifold_weight_decay": manifold_weight_decay}
-        super().__init__(params, defaults, unasked_decay=0.0 if unasked else None)
+        RiemannianOptimizer.__init__(self, params, defaults, unasked_decay=0.0 if unasked else None)
 
     def _step_flat(self, group: dict[str, Any]) -> None:
         params: list[Tensor] = []

@@ -21,7 +21,7 @@ __all__ = ["Bucket", "RiemannianOptimizer", "gather", "gradients", "scatter", "t
 
 #: Most entries that are stacked. Above, the copies leave the cache and cost more than the calls that they save
 #: (measured on one core with 1 MB of level-2 cache); a parameter of more than half that size is never copied.
-STACK_LIMIT = 1 << 17
+STACK_LIMIT = 1 << 16
 
 
 class Bucket(NamedTuple):
@@ -92,9 +92,9 @@ def _require_decay_target(name: str, decay: float | Tensor, manifold: Manifold, 
     except NotImplementedError:
         pass
     raise ValueError(
-        f"{name}: weight_decay={decay} has no meaning for the parameter of shape {tuple(shape)} on {manifold}: there "
-        "is no point towards which every other has exactly one shortest path. Pass manifold_weight_decay=0 to decay "
-        "the Euclidean parameters only, or put it into a group with weight_decay=0"
+        f"{name}: weight_decay={decay} has no meaning for the parameter of shape {tuple(shape)} on {manifold.name}: no "
+        "point is one that every other has exactly one shortest path to. Pass manifold_weight_decay=0 to decay the "
+        "Euclidean parameters only, or put it into a group with weight_decay=0"
     )
 
 
@@ -179,6 +179,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        moved: list[Bucket] = []
         for group in self.param_groups:
             flat, buckets = self._partition(group)
             if flat:
@@ -194,6 +195,13 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                     type(self).__name__, options["weight_decay"], bucket.manifold, bucket.params[0].shape
                 )
                 self._step_bucket(bucket, options)
+                moved.append(bucket)
+        for manifold, params in moved:
+            if any(c.requires_grad for c in manifold.parameters()):
+                # The curvature may just have been stepped as well, and the points with it off the manifold.
+                dtype = working_dtype(params[0].dtype)
+                x = manifold.projx(gather(params, dtype, copy=self.defaults["differentiable"]))
+                scatter(manifold._narrow(x, params[0].dtype), params)
         return loss
 
     def _step_flat(self, group: dict[str, Any]) -> None:
@@ -238,7 +246,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 continue
             if p.grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"{type(self).__name__}: sparse gradients are not supported on {manifold}: "
+                    f"{type(self).__name__}: sparse gradients are not supported on {manifold.name}: "
                     f"the parameter of shape {tuple(p.shape)} needs a dense one (nn.Embedding: sparse=False)"
                 )
             alike = (key, p.shape, p.dtype, p.device, bool(self.state.get(p))) if together and stackable else id(p)
@@ -258,6 +266,6 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             _require_decay_target(name, decay, found.manifold, p.shape)
             if group["fused"]:
                 raise NotImplementedError(
-                    f"{name}: no fused kernel steps the parameter of shape {tuple(p.shape)} on {found.manifold}; "
+                    f"{name}: no fused kernel steps the parameter of shape {tuple(p.shape)} on {found.manifold.name}; "
                     "pass fused=None"
                 )

@@ -90,7 +90,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             differentiable=differentiable,
             fused=fused,
         )
-        super().__init__(params, checked.defaults | {"manifold_weight_decay": manifold_weight_decay})
+        RiemannianOptimizer.__init__(self, params, checked.defaults | {"manifold_weight_decay": manifold_weight_decay})
 
     def _step_flat(self, group: dict[str, Any]) -> None:
         params: list[Tensor] = []

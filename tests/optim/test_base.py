@@ -3,13 +3,17 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import geoopt
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from holonomy.manifolds import Euclidean, Manifold, ManifoldParameter, Simplex, Sphere
 from holonomy.optim import RiemannianAdam, RiemannianSGD, base
@@ -320,6 +324,41 @@ def test_a_parameter_that_lost_its_manifold_still_steps_on_it(kind: Callable, op
     train(net, kind(net.parameters(), **options), 3)
     train(plain, kind(plain.parameters(), **options), 3)
     assert_equal(net, plain)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@each_optimizer
+@pytest.mark.usefixtures("one_process")
+def test_sharded_parameters_step_on_their_manifold(kind: Callable, options: dict) -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.points = torch.nn.ParameterList(
+                [ManifoldParameter(Sphere().random(6, 3, generator=generator), Sphere()) for _ in range(2)]
+            )
+
+        def forward(self) -> Tensor:
+            return Sphere().dist2(self.points[0], self.points[1]).sum()
+
+    whole, sharded = Pair(), Pair()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    for pair in (whole, sharded):
+        optimizer = kind(pair.parameters(), **options)
+        for _ in range(3):
+            optimizer.zero_grad()
+            pair().backward()
+            optimizer.step()
+    for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
+        assert isinstance(q, DTensor)
+        torch.testing.assert_close(q.full_tensor(), p.data, rtol=0, atol=1e-6)  # float32 roundings
 
 
 @each_optimizer
