@@ -82,6 +82,9 @@ class Manifold(torch.nn.Module):
         config = self._config() | ({"validate": True} if self.validate else {})
         return ", ".join(f"{k}={v!r}" for k, v in config.items())
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def dimension(self, *shape: int) -> int:
         """Intrinsic dimension of the manifold whose points have this trailing shape."""
         return self._dimension(*self._point_shape(shape))
@@ -404,7 +407,7 @@ class Manifold(torch.nn.Module):
         def _geodesic(x: Tensor, y: Tensor) -> Tensor:
             return self._expmap(x, self._time(t, x) * self._logmap(x, y))
 
-        return self._evaluate(_geodesic, x=x, y=y)
+        return self._evaluate(_geodesic, narrow=self._narrow, x=x, y=y)
 
     def geodesic_unit(self, t: float | Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Point at time `t` on the geodesic from `x` with velocity `u`; `t` broadcasts against the points."""
@@ -412,7 +415,7 @@ class Manifold(torch.nn.Module):
         def _geodesic_unit(x: Tensor, u: Tensor) -> Tensor:
             return self._expmap(x, self._time(t, x) * u)
 
-        return self._evaluate(_geodesic_unit, x=x, u=u)
+        return self._evaluate(_geodesic_unit, narrow=self._narrow, x=x, u=u)
 
     def _time(self, t: float | Tensor, x: Tensor) -> float | Tensor:
         return t.to(x.dtype) if isinstance(t, Tensor) else t

@@ -159,11 +159,23 @@ class Hyperbolic(Manifold):
 
     def geodesic(self, t: float | Tensor, x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
         """See `Manifold.geodesic`."""
-        return self.expmap(x, t * self.logmap(x, y, dim=dim), dim=dim)
+
+        def _geodesic(x: Tensor, y: Tensor) -> Tensor:
+            return self._expmap(x, self._time_along(t, x, dim) * self._logmap(x, y))
+
+        return self._vector(dim, _geodesic, narrow=self._narrow, x=x, y=y)
 
     def geodesic_unit(self, t: float | Tensor, x: Tensor, u: Tensor, *, dim: int = -1) -> Tensor:
         """See `Manifold.geodesic_unit`."""
-        return self.expmap(x, t * u, dim=dim)
+
+        def _geodesic_unit(x: Tensor, u: Tensor) -> Tensor:
+            return self._expmap(x, self._time_along(t, x, dim) * u)
+
+        return self._vector(dim, _geodesic_unit, narrow=self._narrow, x=x, u=u)
+
+    def _time_along(self, t: float | Tensor, x: Tensor, dim: int) -> float | Tensor:
+        """Times, which broadcast against points with the axis `dim`, for points whose axis was moved to the end."""
+        return self._time(t.movedim(dim, -1) if isinstance(t, Tensor) and t.ndim else t, x)
 
     # -- operations about the origin -------------------------------------------------------------------------------
 

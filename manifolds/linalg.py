@@ -58,7 +58,46 @@ def combine(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
     tall, small = (math.prod(batch), n, p), (math.prod(batch), p, p)
     x, u = (t.expand(*batch, n, p).reshape(tall) for t in (x, u))
     a, b = (t.expand(*batch, p, p).reshape(small) for t in (a, b))
-    return torch.bmm(x, a).baddbmm_(u, b).reshape(*batch, n, p)
+    return _Combine.apply(x, a, u, b).reshape(*batch, n, p)
+
+
+class _Combine(Function):
+    """bmm and baddbmm into its result: as an out-of-place sum, the second tall allocation would cost half the time."""
+
+    @staticmethod
+    def forward(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
+        return torch.bmm(x, a).baddbmm_(u, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, u, b = ctx.saved_tensors
+        (g,), needed = grads, ctx.needs_input_grad
+        return (
+            g @ a.mT if needed[0] else None,
+            x.mT @ g if needed[1] else None,
+            g @ b.mT if needed[2] else None,
+            u.mT @ g if needed[3] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        x, a, u, b = ctx.saved_tensors
+        dx, da, du, db = (torch.zeros_like(t) if d is None else d for t, d in zip((x, a, u, b), tangents, strict=True))
+        return _Combine.apply(dx, a, du, b) + _Combine.apply(x, da, u, db)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        size = info.batch_size
+        stacked = (
+            t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in zip(inputs, in_dims, strict=True)
+        )
+        return combine(*stacked), 0
 
 
 def combine_orthonormal(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
@@ -70,6 +109,17 @@ def combine_orthonormal(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
     gram = a.mT @ (x.mT @ x) @ a + cross + cross.mT + b.mT @ (u.mT @ u) @ b
     correction = 1.5 * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - 0.5 * gram
     return combine(x, a @ correction, u, b @ correction)
+
+
+def matrix_exp(a: Tensor) -> Tensor:
+    """Matrix exponential, to rounding for any batch.
+
+    For a batch of one, torch's own ends its Taylor series too early (torch 2.13: errors up to 2e-11 in float64 and
+    2e-5 in float32, at norms of 0.03 and 0.5); for two and more it does not.
+    """
+    if a.shape[:-2].numel() != 1:
+        return torch.linalg.matrix_exp(a)
+    return torch.linalg.matrix_exp(a.expand(2, *a.shape))[0]
 
 
 # -- functions of symmetric matrices -------------------------------------------------------------------------------
@@ -103,7 +153,9 @@ def symmetric_functions(a: Tensor, *functions: SpectralFunction) -> tuple[Tensor
     """
     a = sym(a)
     values, vectors = _eigh(a.detach())
-    return tuple(_SymmetricFunction.apply(a, values, vectors, f) for f in functions)
+    # torch.compile refuses functions with a forward mode.
+    node = _SymmetricFunction if torch.compiler.is_compiling() else _ForwardSymmetricFunction
+    return tuple(node.apply(a, values, vectors, f) for f in functions)
 
 
 def symmetric_function(a: Tensor, f: SpectralFunction) -> Tensor:
@@ -136,6 +188,8 @@ class _SymmetricFunction(Function):
         a, values, vectors = ctx.saved_tensors
         return _Frechet.apply(a, values, vectors, grads[0], ctx.f), None, None, None
 
+
+class _ForwardSymmetricFunction(_SymmetricFunction):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         a, values, vectors = ctx.saved_tensors
@@ -156,16 +210,27 @@ class _Frechet(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         a, values, vectors, e, ctx.f = inputs
         ctx.save_for_backward(a, values, vectors, e)
+        ctx.save_for_forward(a, values, vectors, e)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
         a, values, vectors, e = ctx.saved_tensors
-        g = grads[0]
-        s, t = vectors.mT @ e.mT @ vectors, vectors.mT @ g @ vectors
-        differences = ctx.f.second(values[..., :, None, None], values[..., None, :, None], values[..., None, None, :])
-        curved = torch.einsum("...ikj,...ik,...kj->...ij", differences, s, t)
-        curved = curved + torch.einsum("...ikj,...ik,...kj->...ij", differences, t, s)
-        return vectors @ curved @ vectors.mT, None, None, _Frechet.apply(a, values, vectors, g, ctx.f), None
+        curved = _second_frechet(values, vectors, e.mT, grads[0], ctx.f)
+        return curved, None, None, _Frechet.apply(a, values, vectors, grads[0], ctx.f), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        a, values, vectors, e = ctx.saved_tensors
+        change = 0.0 if tangents[0] is None else _second_frechet(values, vectors, e, tangents[0], ctx.f)
+        return change if tangents[3] is None else change + _Frechet.apply(a, values, vectors, tangents[3], ctx.f)
+
+
+def _second_frechet(values: Tensor, vectors: Tensor, s: Tensor, t: Tensor, f: SpectralFunction) -> Tensor:
+    """Second derivative of a matrix function in the directions s and t."""
+    s, t = vectors.mT @ s @ vectors, vectors.mT @ t @ vectors
+    differences = f.second(values[..., :, None, None], values[..., None, :, None], values[..., None, None, :])
+    curved = torch.einsum("...ikj,...ik,...kj->...ij", differences, s, t)
+    return vectors @ (curved + torch.einsum("...ikj,...ik,...kj->...ij", differences, t, s)) @ vectors.mT
 
 
 # -- scalar functions with divided differences ---------------------------------------------------------------------

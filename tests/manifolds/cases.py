@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Euclidean, Manifold, Simplex, Sphere
+from holonomy.manifolds import Euclidean, Grassmann, Manifold, PoincareBall, Simplex, Sphere, Stiefel
 
 Inputs = dict[str, Tensor]
 
@@ -227,6 +227,89 @@ def _simplex(n: int, retraction: str) -> Case:
     )
 
 
+#: Agreement of the retractions of Stiefel with exp, where it is better than first order.
+_SECOND_ORDER = {("euclidean", "polar"), ("canonical", "cayley")}
+
+
+def _stiefel(n: int, p: int, metric: str, retraction: str) -> Case:
+    return Case(
+        id=f"Stiefel({n}x{p}, {metric}, {retraction})",
+        kind=Stiefel,
+        arguments={"metric": metric, "retraction": retraction},
+        shape=(n, p),
+        dimension=n * p - p * (p + 1) // 2,
+        injectivity_radius=math.pi if metric == "euclidean" else math.sqrt(0.8) * math.pi,
+        curvature=None,
+        lacks=frozenset({"logmap", "dist", "dist2", "sectional_curvature"}),
+        retraction_order=2 if (metric, retraction) in _SECOND_ORDER else 1,
+        invalid_shapes=((), (3,), (2, 3), (3, 0)),
+        invalid_points=(2.0 * torch.eye(n, p), torch.zeros(n, p), torch.ones(n, p)),
+        statistic=_second_moment,
+        expectation=_isotropic(n * p, 1.0 / n),
+    )
+
+
+def _projector(x: Tensor) -> Tensor:
+    """x x^T: the same for every basis of a subspace."""
+    return x @ x.mT
+
+
+def _grassmann(n: int, p: int, retraction: str) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+    first, last, mixed = eye[:, :p], eye[:, n - p :], torch.cat([eye[:, : p - 1], eye[:, p : p + 1]], dim=1)
+    turned = first.flip(-1).neg()
+    slanted = (first + last) / math.sqrt(2.0)
+    distances = ((first, last, 0.5 * math.pi * math.sqrt(p)), (first, mixed, 0.5 * math.pi), (first, turned, 0.0))
+    return Case(
+        id=f"Grassmann({n}x{p}, {retraction})",
+        kind=Grassmann,
+        arguments={"retraction": retraction},
+        shape=(n, p),
+        dimension=(n - p) * p,
+        injectivity_radius=0.5 * math.pi,
+        curvature=(0.0, 2.0) if min(p, n - p) > 1 else (1.0, 1.0),
+        reach=1.5,
+        # With a basis that follows the subspace, x + u is a geodesic at the speed of arctan: of second order.
+        retraction_order=2,
+        distances=(*distances, (first, slanted, 0.25 * math.pi * math.sqrt(p))),
+        invalid_shapes=((), (3,), (2, 3), (3, 0)),
+        invalid_points=(2.0 * eye[:, :p], 0.0 * eye[:, :p]),
+        hard_pairs=((first, first), (first, turned), (first, last), (first, mixed), (first, slanted)),
+        embed=_projector,
+        function=lambda x: wavy(_projector(x)),
+        statistic=_second_moment,
+        expectation=_isotropic(n * p, 1.0 / n),
+    )
+
+
+def _poincare(d: int, c: float) -> Case:
+    r = 1.0 / math.sqrt(c)  # the radius of the ball, and the unit of length
+
+    def at(radius: float, axis: int = 0) -> list[float]:
+        return [radius * r * float(i == axis) for i in range(d)]
+
+    def wrapped_normal(x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return _second_moment(r * torch.atanh(length / r) / length * x)
+
+    return Case(
+        id=f"PoincareBall(d={d}, c={c:g})",
+        kind=PoincareBall,
+        arguments={"c": c},
+        shape=(d,),
+        dimension=d,
+        injectivity_radius=math.inf,
+        curvature=(-c, -c),
+        reach=2.0 * r,
+        distances=((at(0.0), at(math.tanh(0.5)), r), (at(-math.tanh(1.0)), at(math.tanh(1.5)), 5.0 * r)),
+        invalid_shapes=((), (0,)),
+        invalid_points=(at(1.0), at(2.0)),
+        hard_pairs=((at(0.0), at(0.0)), (at(1.0 - 1e-6), at(-1.0 + 1e-6)), (at(1.0 - 1e-6), at(1.0 - 1e-6))),
+        statistic=wrapped_normal,
+        expectation=_isotropic(d, 1.0 / (c * d)),
+    )
+
+
 CASES: tuple[Case, ...] = (
     _euclidean(0, ()),
     _euclidean(1, (3,)),
@@ -236,6 +319,16 @@ CASES: tuple[Case, ...] = (
     _sphere(6),
     _simplex(2, "exp"),
     _simplex(5, "softmax"),
+    *(_stiefel(5, 2, metric, retraction) for metric in Stiefel.metrics for retraction in Stiefel.retractions),
+    _stiefel(3, 3, "euclidean", "qr"),
+    _stiefel(3, 3, "canonical", "cayley"),
+    _stiefel(4, 1, "canonical", "polar"),
+    _grassmann(5, 2, "qr"),
+    _grassmann(5, 2, "polar"),
+    _grassmann(4, 1, "qr"),
+    _poincare(3, 1.0),
+    _poincare(2, 0.1),
+    _poincare(4, 7.0),
 )
 
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 EPS = torch.finfo(torch.float64).eps
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's matrix_exp, mapped by a loop
 @each_operation()
 def test_vmap_equals_the_batch(case: Case, operation: Operation) -> None:
     manifold, inputs = case.manifold(), case.inputs(4)
