@@ -101,10 +101,8 @@ def doctor(json: Json = False) -> int:
     if json:
         _print_json(found)
     else:
-        table = Table(box=None, show_header=False, pad_edge=False)
         for subject, finding in rows(found):
-            table.add_row(subject, finding)
-        console().print(table)
+            console().print(f"{subject:16}{finding}", soft_wrap=True)
     return 1 if found["missing"] else 0
 
 

@@ -153,7 +153,7 @@ def main(example: Example, slug: str, title: str, arguments: Sequence[str]) -> i
     int
         0 where every claim holds, 1 where one fails, 2 where the request cannot be run, 130 where it was interrupted.
     """
-    first = os.environ.get("RANK", "0") == "0"
+    first = not distributed.launched() or os.environ["RANK"] == "0"
     try:
         config, options = parse(example, slug, arguments)
         out = console(quiet=options.json or not first)
@@ -232,6 +232,8 @@ def _prepare(out: Path, slug: str, config: Any, options: Options) -> Path:
             f"{out} holds a run with another configuration ({'; '.join(differing)}); repeat its flags to resume it, "
             "leave out --resume to start over, or choose another --out"
         )
+    if distributed.rank() == 0:
+        (out / "report.json").unlink(missing_ok=True)  # it belongs to the run before; this one may not get to its own
     if before is None and distributed.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)

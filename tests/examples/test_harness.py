@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +23,28 @@ TOY = Path(toy_example.__file__)
 CONFIG = toy_example.Config()
 
 
-def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOY), "--threads", "1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+# For each moment a fork of one fresh interpreter runs the toy, and must die of SIGKILL.
+KILLER = """
+import os, sys
+import matplotlib.figure, torch._dynamo  # before the forks, which all need them
+import toy_example
+out, *moments = sys.argv[1:]
+for moment in moments:
+    if (child := os.fork()) == 0:
+        os.environ["TOY_KILL"] = moment.partition(" ")[0]
+        os._exit(toy_example.main(["--out", os.path.join(out, moment), *moment.split()[1:]]))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == -9, f"{moment}: status {status}"
+"""
+MOMENTS = [
+    "loss:3",  # before the first checkpoint
+    "loss:9",  # within an epoch, after the checkpoint of the one before
+    "loss:11 --checkpoint-every 2",  # after a checkpoint within an epoch
+    "loss:25",  # in the trial's second loop, the first having ended
+    "trial:1",  # the loops are done, the result is not written
+    "loss:40",  # in the second trial
+    "replace:3",  # a checkpoint is written and not yet in place of the one before
+]
 
 
 def run_toy(out: Path, config: toy_example.Config = CONFIG, **options: Any) -> Report:
@@ -41,43 +60,38 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     return numbers(run_toy(tmp_path_factory.mktemp("unbroken")))
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one folder for each moment: what a run that was killed then has left."""
+    out = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(out), *MOMENTS],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(TOY.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "loss:3",  # before the first checkpoint
-        "loss:9",  # within an epoch, after the checkpoint of the one before
-        "loss:25",  # in the trial's second loop, the first having ended
-        "trial:1",  # the loops are done, the result is not written
-        "loss:40",  # in the second trial
-        "replace:3",  # a checkpoint is written and not yet in place of the one before
-    ],
-)
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_resumes_to_the_same_numbers(
-    moment: str, tmp_path: Path, unbroken: dict[tuple[str, int], dict[str, Any]]
+    moment: str, killed: Path, tmp_path: Path, unbroken: dict[tuple[str, int], dict[str, Any]]
 ) -> None:
-    killed = script("--out", str(tmp_path), TOY_KILL=moment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "report.json").exists()
-    assert numbers(run_toy(tmp_path, resume=True)) == unbroken
+    assert not (killed / moment / "report.json").exists()
+    out = shutil.copytree(killed / moment, tmp_path / "out")
+    assert numbers(run_toy(out, resume=True)) == unbroken
 
 
-def test_checkpoint_within_an_epoch_resumes_to_the_same_numbers(
-    tmp_path: Path, unbroken: dict[tuple[str, int], dict[str, Any]]
-) -> None:
-    killed = script("--out", str(tmp_path), "--checkpoint-every", "2", TOY_KILL="loss:11")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert numbers(run_toy(tmp_path, resume=True)) == unbroken
-
-
-def test_resuming_repeats_no_work_that_a_checkpoint_holds(tmp_path: Path) -> None:
-    script("--out", str(tmp_path), "--seeds", "0", TOY_KILL="loss:17")  # 6 batches an epoch: two epochs are kept
+def test_resuming_repeats_no_work_that_a_checkpoint_holds(killed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(killed / "loss:9", tmp_path / "out")  # six batches an epoch: one epoch is kept
     toy_example.events.clear()
-    run_toy(tmp_path, toy_example.Config(seeds=(0,)), resume=True)
-    total = 2 * (3 * 6 + 10)
-    assert toy_example.events["loss"] == total - 2 * 6
+    run_toy(out, resume=True)
+    assert toy_example.events["loss"] == 4 * (3 * 6 + 10) - 6
 
 
 def test_finished_trials_are_not_run_again_and_seeds_can_be_added(tmp_path: Path) -> None:
@@ -101,10 +115,8 @@ def test_resume_refuses_another_configuration_and_names_the_field(tmp_path: Path
         run_toy(tmp_path, toy_example.Config(seeds=(0,), epochs=4), resume=True)
 
 
-def test_checkpoints_hold_nothing_that_needs_unpickling(tmp_path: Path) -> None:
-    killed = script("--out", str(tmp_path), TOY_KILL="loss:9")
-    assert killed.returncode == -signal.SIGKILL
-    (path,) = (tmp_path / "state").glob("*.pt")
+def test_checkpoints_hold_nothing_that_needs_unpickling(killed: Path) -> None:
+    (path,) = (killed / "loss:9" / "state").glob("*.pt")
     saved = torch.load(path, weights_only=True)
     assert saved["step"] == 6
     assert saved["state"].keys() == {"model", "optimizer", "scheduler", "curves"}
@@ -200,7 +212,7 @@ def test_two_processes_train_to_the_numbers_of_one(tmp_path: Path) -> None:
     """Shards of the same global batches with averaged gradients: without dropout and batch norm, the same training."""
     config = toy_example.Config(seeds=(0,), dropout=0.0)
     one = run_toy(tmp_path / "one", config)
-    flags = ["--out", str(tmp_path / "two"), "--seeds", "0", "--dropout", "0", "--threads", "1"]
+    flags = ["--out", str(tmp_path / "two"), "--seeds", "0", "--dropout", "0"]
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TOY), *flags],
         capture_output=True,
@@ -289,7 +301,7 @@ def test_measurements_that_json_cannot_hold_are_refused() -> None:
 
 
 def main(*arguments: str) -> int:
-    return running.main(toy_example, "toy", "Toy", ["--threads", "1", *arguments])
+    return toy_example.main(list(arguments))
 
 
 def test_every_field_is_a_flag() -> None:

@@ -1,6 +1,6 @@
 """A toy paper for the harness: logistic regression on two clouds.
 
-Run as a script, ``TOY_KILL=<event>:<n>`` makes the process kill itself at the n-th such event: a ``loss`` that is
+Under `main`, ``TOY_KILL=<event>:<n>`` makes the process kill itself at the n-th such event: a ``loss`` that is
 computed, a ``replace`` that is about to make a written file visible, or a ``trial`` that ends.
 """
 
@@ -121,9 +121,14 @@ def announced(replace: Callable[..., Any]) -> Callable[..., Any]:
     return announce
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Run the toy as the command line would."""
     from holonomy.examples.harness import running
 
     if os.environ.get("TOY_KILL", "").startswith("replace"):
         os.replace = announced(os.replace)
-    sys.exit(running.main(sys.modules[__name__], "toy", "Toy", sys.argv[1:]))  # type: ignore[arg-type]
+    return running.main(sys.modules[__name__], "toy", "Toy", ["--threads", "1", *arguments])  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
