@@ -1,34 +1,28 @@
 """The Grassmann manifold of p-dimensional subspaces of R^n, by orthonormal bases."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.linalg import (
     ARCCOSC,
     COS,
     INVERSE_SQRT,
     SINC,
-    cholesky_qr,
     combine,
     combine_orthonormal,
-    gram_gap,
-    haar,
-    nearest_orthonormal,
     nearest_rotation,
-    polar,
     sym,
     symmetric_function,
     symmetric_functions,
 )
+from holonomy.manifolds.orthonormal import OrthonormalColumns
 
 __all__ = ["Grassmann"]
 
 
-class Grassmann(Manifold):
+class Grassmann(OrthonormalColumns):
     """Gr(n, p): a point is a subspace, held as any n x p matrix x with x^T x = I that spans it.
 
     Tangent vectors are horizontal, x^T u = 0, with the metric tr(u^T v). Distances, logarithms and transports do not
@@ -55,40 +49,18 @@ class Grassmann(Manifold):
     """
 
     name = "Grassmann"
-    ndim = 2
     reversible = False
     exact_transport = True
     retractions = ("qr", "polar")
 
     def __init__(self, retraction: str = "qr", *, validate: bool = False) -> None:
-        super().__init__(validate=validate)
-        if retraction not in self.retractions:
-            raise ValueError(f"{self.name}: 'retraction' must be one of {self.retractions}, got {retraction!r}")
-        self.retraction = retraction
-
-    def _config(self) -> dict[str, Any]:
-        return {"retraction": self.retraction}
-
-    def _shape_error(self, shape: tuple[int, ...] | torch.Size) -> str | None:
-        reason = super()._shape_error(shape)
-        if reason is None and shape[-2] < shape[-1]:
-            return f"wanted n >= p in the trailing dimensions (n, p), got n = {shape[-2]} and p = {shape[-1]}"
-        return reason
-
-    def _point_error(self, x: Tensor, tolerance: float) -> str | None:
-        if not bool(torch.isfinite(x).all()):
-            return "has NaN or infinite entries"
-        gap = gram_gap(x)
-        return None if gap <= tolerance else f"has x^T x off the identity by {gap:.3g} (tolerance {tolerance:.3g})"
+        super().__init__(retraction, validate=validate)
 
     def _dimension(self, *shape: int) -> int:
         return (shape[-2] - shape[-1]) * shape[-1]
 
     def _injectivity_radius(self) -> float:
         return math.pi / 2
-
-    def _projx(self, x: Tensor) -> Tensor:
-        return nearest_orthonormal(x)
 
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
         return u - x @ (x.mT @ u)
@@ -103,9 +75,6 @@ class Grassmann(Manifold):
     def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         cos, sinc, cosm1c = _turn(u.mT @ u)
         return combine_orthonormal(x, cos, u, sinc), _transport(x, u, v, sinc, cosm1c)
-
-    def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        return cholesky_qr(x + u) if self.retraction == "qr" else polar(x + u)
 
     def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         # x + u spans the point of the geodesic along u whose principal angles are arctan of the singular values of u.
@@ -158,22 +127,10 @@ class Grassmann(Manifold):
         wide = (uu * vv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
         narrow = (uv * uv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
         area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
-        flat = area <= 0
+        flat = area <= torch.finfo(x.dtype).eps * self._inner(x, u, u) * self._inner(x, v, v)
         return torch.where(
             flat, torch.zeros_like(area), (wide + narrow) / torch.where(flat, torch.ones_like(area), area)
         )
-
-    def _random(
-        self,
-        size: tuple[int, ...],
-        dtype: torch.dtype,
-        device: torch.device | str | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        return haar(size, dtype, device, generator)
-
-    def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
-        return torch.eye(size[-2], size[-1], dtype=dtype, device=device).expand(size).clone()
 
 
 def _turn(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

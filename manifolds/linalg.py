@@ -25,6 +25,7 @@ __all__ = [
     "combine_orthonormal",
     "gram_gap",
     "haar",
+    "matrix_exp",
     "nearest_orthonormal",
     "nearest_rotation",
     "polar",
@@ -32,6 +33,7 @@ __all__ = [
     "sym",
     "symmetric_function",
     "symmetric_functions",
+    "with_forward_mode",
 ]
 
 
@@ -51,6 +53,20 @@ def gram_gap(x: Tensor) -> float:
     return float((x.mT @ x - identity).abs().amax())
 
 
+def with_forward_mode(function: type[Function]) -> Callable[..., Tensor]:
+    """Return ``function.apply`` with ``function.tangent`` as its rule for forward-mode differentiation.
+
+    Under torch.compile the rule is left away: it refuses to trace a Function that has one.
+    """
+    rule = {"jvp": staticmethod(vars(function)["tangent"].__func__)}
+    dual = type(function)(f"{function.__name__}WithForwardMode", (function,), rule)
+
+    def apply(*arguments: Any) -> Tensor:
+        return (function if torch.compiler.is_compiling() else dual).apply(*arguments)
+
+    return apply
+
+
 def combine(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
     """x a + u b for tall x, u (..., n, p) and p x p matrices a, b, with no tall temporary."""
     batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2], a.shape[:-2], b.shape[:-2])
@@ -58,7 +74,7 @@ def combine(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
     tall, small = (math.prod(batch), n, p), (math.prod(batch), p, p)
     x, u = (t.expand(*batch, n, p).reshape(tall) for t in (x, u))
     a, b = (t.expand(*batch, p, p).reshape(small) for t in (a, b))
-    return _Combine.apply(x, a, u, b).reshape(*batch, n, p)
+    return _combine(x, a, u, b).reshape(*batch, n, p)
 
 
 class _Combine(Function):
@@ -85,10 +101,10 @@ class _Combine(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
         x, a, u, b = ctx.saved_tensors
         dx, da, du, db = (torch.zeros_like(t) if d is None else d for t, d in zip((x, a, u, b), tangents, strict=True))
-        return _Combine.apply(dx, a, du, b) + _Combine.apply(x, da, u, db)
+        return _combine(dx, a, du, b) + _combine(x, da, u, db)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
@@ -98,6 +114,9 @@ class _Combine(Function):
             for t, dim in zip(inputs, in_dims, strict=True)
         )
         return combine(*stacked), 0
+
+
+_combine = with_forward_mode(_Combine)
 
 
 def combine_orthonormal(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
@@ -153,9 +172,7 @@ def symmetric_functions(a: Tensor, *functions: SpectralFunction) -> tuple[Tensor
     """
     a = sym(a)
     values, vectors = _eigh(a.detach())
-    # torch.compile refuses functions with a forward mode.
-    node = _SymmetricFunction if torch.compiler.is_compiling() else _ForwardSymmetricFunction
-    return tuple(node.apply(a, values, vectors, f) for f in functions)
+    return tuple(_apply(a, values, vectors, f) for f in functions)
 
 
 def symmetric_function(a: Tensor, f: SpectralFunction) -> Tensor:
@@ -186,14 +203,12 @@ class _SymmetricFunction(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         a, values, vectors = ctx.saved_tensors
-        return _Frechet.apply(a, values, vectors, grads[0], ctx.f), None, None, None
+        return _frechet(a, values, vectors, grads[0], ctx.f), None, None, None
 
-
-class _ForwardSymmetricFunction(_SymmetricFunction):
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
         a, values, vectors = ctx.saved_tensors
-        return _Frechet.apply(a, values, vectors, tangents[0], ctx.f)
+        return _frechet(a, values, vectors, tangents[0], ctx.f)
 
 
 class _Frechet(Function):
@@ -216,13 +231,17 @@ class _Frechet(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
         a, values, vectors, e = ctx.saved_tensors
         curved = _second_frechet(values, vectors, e.mT, grads[0], ctx.f)
-        return curved, None, None, _Frechet.apply(a, values, vectors, grads[0], ctx.f), None
+        return curved, None, None, _frechet(a, values, vectors, grads[0], ctx.f), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
         a, values, vectors, e = ctx.saved_tensors
-        change = 0.0 if tangents[0] is None else _second_frechet(values, vectors, e, tangents[0], ctx.f)
-        return change if tangents[3] is None else change + _Frechet.apply(a, values, vectors, tangents[3], ctx.f)
+        change = _frechet(a, values, vectors, torch.zeros_like(e) if tangents[3] is None else tangents[3], ctx.f)
+        return change if tangents[0] is None else change + _second_frechet(values, vectors, e, tangents[0], ctx.f)
+
+
+_apply = with_forward_mode(_SymmetricFunction)
+_frechet = with_forward_mode(_Frechet)
 
 
 def _second_frechet(values: Tensor, vectors: Tensor, s: Tensor, t: Tensor, f: SpectralFunction) -> Tensor:

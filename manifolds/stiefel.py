@@ -6,28 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holonomy.manifolds.base import Manifold
-from holonomy.manifolds.linalg import (
-    cholesky_qr,
-    combine_orthonormal,
-    gram_gap,
-    haar,
-    nearest_orthonormal,
-    polar,
-    skew,
-    sym,
-)
+from holonomy.manifolds.linalg import combine_orthonormal, skew, sym
+from holonomy.manifolds.orthonormal import OrthonormalColumns
+from holonomy.manifolds.stiefel_geodesics import geodesic_coefficients, logarithm
 
 __all__ = ["Stiefel"]
 
 
-class Stiefel(Manifold):
+class Stiefel(OrthonormalColumns):
     """St(n, p) = {x in R^(n x p) : x^T x = I}: points are matrices with orthonormal columns, n >= p >= 1.
 
     Both metrics are members of the family <u, v> = tr(u^T v) - (1 - b) tr((x^T u)^T x^T v): the Euclidean one, b = 1,
     which is that of the ambient space, and the canonical one, b = 1/2, which counts rotations within the span of x
     once instead of twice. The Euclidean metric is the default: its gradient is the orthogonal projection, its inner
     product costs no matrix product, and it is what most of the literature on optimisation means.
+
+    exp is exact. log, and with it the distance, is iterative, as no closed form is known: by the iterated matrix
+    logarithm, and in the Euclidean metric, where that stops short, by Newton's iteration from the canonical
+    logarithm. On random pairs it converges up to 0.95 of the injectivity radius or more, in either metric, and is
+    then the minimising geodesic; where it does not converge, ConvergenceError is raised (for meta and fake tensors
+    there is nothing to raise on; a compiled graph raises when it runs). Its gradient is by the implicit function
+    theorem and solves a p^2 x p^2 system: it is meant for p up to about 32, as is the Euclidean logarithm of far
+    points; the value of the canonical one is cheap for any p.
+
+    ``transp`` is the projection to the tangent space at the target: a vector transport, linear and never longer than
+    its argument in the Euclidean metric, that differs from parallel transport by O(d^2) over a distance d in the
+    Euclidean metric and by O(d) in the canonical one. A point x is normal to the manifold at x, so that the decay
+    of weights towards 0 does nothing here: x has the same length everywhere. Random points are uniform (Haar).
 
     Parameters
     ----------
@@ -46,7 +51,6 @@ class Stiefel(Manifold):
     """
 
     name = "Stiefel"
-    ndim = 2
     reversible = False
     exact_transport = False
     retractions = ("qr", "polar", "cayley")
@@ -54,29 +58,14 @@ class Stiefel(Manifold):
     metrics = ("euclidean", "canonical")
 
     def __init__(self, metric: str = "euclidean", retraction: str = "qr", *, validate: bool = False) -> None:
-        super().__init__(validate=validate)
+        super().__init__(retraction, validate=validate)
         if metric not in self.metrics:
             raise ValueError(f"{self.name}: 'metric' must be one of {self.metrics}, got {metric!r}")
-        if retraction not in self.retractions:
-            raise ValueError(f"{self.name}: 'retraction' must be one of {self.retractions}, got {retraction!r}")
         self.metric = metric
-        self.retraction = retraction
         self._b = 1.0 if metric == "euclidean" else 0.5
 
     def _config(self) -> dict[str, Any]:
-        return {"metric": self.metric, "retraction": self.retraction}
-
-    def _shape_error(self, shape: tuple[int, ...] | torch.Size) -> str | None:
-        reason = super()._shape_error(shape)
-        if reason is None and shape[-2] < shape[-1]:
-            return f"wanted n >= p in the trailing dimensions (n, p), got n = {shape[-2]} and p = {shape[-1]}"
-        return reason
-
-    def _point_error(self, x: Tensor, tolerance: float) -> str | None:
-        if not bool(torch.isfinite(x).all()):
-            return "has NaN or infinite entries"
-        gap = gram_gap(x)
-        return None if gap <= tolerance else f"has x^T x off the identity by {gap:.3g} (tolerance {tolerance:.3g})"
+        return {"metric": self.metric, **super()._config()}
 
     def _dimension(self, *shape: int) -> int:
         n, p = shape
@@ -97,9 +86,6 @@ class Stiefel(Manifold):
 
     # -- projections and gradients ---------------------------------------------------------------------------------
 
-    def _projx(self, x: Tensor) -> Tensor:
-        return nearest_orthonormal(x)
-
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
         return u - x @ sym(x.mT @ u)
 
@@ -119,7 +105,26 @@ class Stiefel(Manifold):
         change = ehess - u @ (egrad.mT @ x) - x @ (ehess.mT @ x + egrad.mT @ u)
         # The Levi-Civita connection, polarised from the geodesic equation (Edelman et al., equation 2.41).
         a, b = x.mT @ u, x.mT @ g
-        return change + sym_pair(u, g, x) + x @ sym(a @ b + u.mT @ g)
+        return change + 0.5 * (u @ b.mT + g @ a.mT) + x @ sym(a @ b + u.mT @ g)
+
+    def _sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        uu, uv, vv = u.mT @ u, u.mT @ v, v.mT @ v
+        if self.metric == "euclidean":
+            # Gauss equation: the second fundamental form is -x sym(u^T v).
+            numerator = (uu * vv).sum((-2, -1)) - sym(uv).square().sum((-2, -1))
+        else:
+            # Normal homogeneous space SO(n)/SO(n - p) (O'Neill): |[u, v]_m|^2/4 + |[u, v]_h|^2 of the horizontal lifts
+            # [[a, -n^T], [n, 0]], which are Gram matrices of the normal parts k where n is not wanted.
+            a, b = skew(x.mT @ u), skew(x.mT @ v)
+            k, h = u - x @ a, v - x @ b
+            kk, kh, hh = k.mT @ k, k.mT @ h, h.mT @ h
+            top = a @ b - b @ a - kh + kh.mT
+            side = k @ b - h @ a
+            vertical = 2.0 * ((kk * hh).sum((-2, -1)) - (kh * kh.mT).sum((-2, -1)))
+            numerator = top.square().sum((-2, -1)) / 8.0 + side.square().sum((-2, -1)) / 4.0 + 0.5 * vertical
+        area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
+        flat = area <= torch.finfo(x.dtype).eps * self._inner(x, u, u) * self._inner(x, v, v)
+        return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
 
     # -- movement --------------------------------------------------------------------------------------------------
 
@@ -129,59 +134,21 @@ class Stiefel(Manifold):
         m, n = geodesic_coefficients(a, k.mT @ k, self._b)
         return combine_orthonormal(x, m, k, n)
 
+    def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        return logarithm(x, y, self._b)
+
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        if self.retraction == "qr":
-            return cholesky_qr(x + u)
-        if self.retraction == "polar":
-            return polar(x + u)
-        return _cayley(x, u)
+        return _cayley(x, u) if self.retraction == "cayley" else super()._retr(x, u)
 
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return self._proju(y, v)
 
     # -- points ----------------------------------------------------------------------------------------------------
 
-    def _random(
-        self,
-        size: tuple[int, ...],
-        dtype: torch.dtype,
-        device: torch.device | str | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        return haar(size, dtype, device, generator)
-
     def _random_tangent(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         z = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         # A rotation within the span has 2 b times the squared length of its entries above the diagonal.
         return self._proju(x, z) + (self._b**-0.5 - 1.0) * x @ skew(x.mT @ z)
-
-    def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
-        return torch.eye(size[-2], size[-1], dtype=dtype, device=device).expand(size).clone()
-
-
-def sym_pair(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
-    """(u v^T + v u^T) x / 2."""
-    return 0.5 * (u @ (v.mT @ x) + v @ (u.mT @ x))
-
-
-def geodesic_coefficients(a: Tensor, s: Tensor, b: float) -> tuple[Tensor, Tensor]:
-    """The p x p matrices m, n of the geodesic x m + k n at time 1, with velocity x a + k, a skew, s = k^T k.
-
-    [m; n] is the first block column of exp [[2 b a, -s], [I, 0]] times exp((1 - 2 b) a): the formula of Hüper et al.
-    conjugated so that it is analytic in s and needs no orthonormal basis of k.
-    """
-    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
-    # Balanced by the size of k, or the square in s would cost digits; the result does not depend on the scale.
-    scale = (1.0 + s.detach().diagonal(dim1=-2, dim2=-1).sum(-1)).sqrt()[..., None, None]
-    top = torch.cat([2.0 * b * a, -s / scale], -1)
-    bottom = torch.cat([scale * identity, torch.zeros_like(a)], -1)
-    flow = torch.linalg.matrix_exp(torch.cat([top, bottom], -2))
-    m, n = flow[..., : a.shape[-1]].chunk(2, -2)
-    n = n / scale
-    if b != 0.5:
-        turn = torch.linalg.matrix_exp((1.0 - 2.0 * b) * a)
-        m, n = m @ turn, n @ turn
-    return m, n
 
 
 def _cayley(x: Tensor, u: Tensor) -> Tensor:
