@@ -26,6 +26,7 @@ from holonomy.models.architectures.poincare_resnet.baselines import HyperbolicHe
 from holonomy.models.architectures.poincare_resnet.batchnorm import PoincareBatchNorm as PoincareBatchNorm
 from holonomy.models.architectures.poincare_resnet.batchnorm import PoincareBatchNorm1d as PoincareBatchNorm1d
 from holonomy.models.architectures.poincare_resnet.batchnorm import PoincareBatchNorm2d as PoincareBatchNorm2d
+from holonomy.models.architectures.poincare_resnet.batchnorm import update_batchnorm as update_batchnorm
 from holonomy.models.architectures.poincare_resnet.layers import PoincareAvgPool2d as PoincareAvgPool2d
 from holonomy.models.architectures.poincare_resnet.layers import PoincareConv2d as PoincareConv2d
 from holonomy.models.architectures.poincare_resnet.layers import PoincareLinear as PoincareLinear

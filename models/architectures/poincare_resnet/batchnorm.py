@@ -1,5 +1,7 @@
 """Batch normalisation on the Poincaré ball, about the gyromidpoint (closed form) or the Fréchet mean."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from holonomy.models.architectures.poincare_resnet.layers import PoincareLayer, 
 from holonomy.models.architectures.poincare_resnet.statistics import frechet_mean, poincare_midpoint
 from holonomy.models.architectures.poincare_resnet.transforms import gyrotranslate, spread
 
-__all__ = ["PoincareBatchNorm", "PoincareBatchNorm1d", "PoincareBatchNorm2d"]
+__all__ = ["PoincareBatchNorm", "PoincareBatchNorm1d", "PoincareBatchNorm2d", "update_batchnorm"]
 
 
 class PoincareBatchNorm(PoincareLayer):
@@ -87,6 +89,16 @@ class PoincareBatchNorm(PoincareLayer):
         self.register_buffer("running_var", torch.ones((), dtype=dtype, device=device) if tracked else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if tracked else None)
 
+    def reset_running_stats(self) -> None:
+        """Start the running statistics anew: mean at the origin, variance 1."""
+        if self.track_running_stats:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.zero_()
+            self.running_var.fill_(1.0)
+            self.num_batches_tracked.zero_()
+
     def extra_repr(self) -> str:
         """Return the arguments shown in ``repr``."""
         return (
@@ -151,6 +163,28 @@ class PoincareBatchNorm(PoincareLayer):
         old = self.running_mean.to(mean.dtype)
         self.running_mean.copy_(expmap(old, m * logmap(old, mean, c), c))
         self.running_var.lerp_(var.to(self.running_var.dtype), m)
+
+
+@torch.no_grad()
+def update_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of batch norms, ours and torch's, by averages over `batches` at these weights.
+
+    Running averages lag behind weights that still move fast; `torch.optim.swa_utils.update_bn` does the same for
+    torch's layers alone. The mode of the model is kept.
+    """
+    norms = [m for m in model.modules() if isinstance(m, PoincareBatchNorm | nn.modules.batchnorm._BatchNorm)]
+    momenta, mode = [m.momentum for m in norms], model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    try:
+        for batch in batches:
+            model(batch)
+    finally:
+        model.train(mode)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class PoincareBatchNorm1d(PoincareBatchNorm):

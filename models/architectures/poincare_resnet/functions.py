@@ -6,11 +6,11 @@ everything else is computed again when gradients are wanted. With ``backward="au
 same formula: the reference, and what the memory is compared with. The backward passes are differentiable themselves.
 
 Most maps here only rescale a vector by a function of its length: x -> f(s) x with s = sqrt(c) |x|. They are given by
-the pair f and h = s f'(s), from which value, gradient and curvature gradient follow once, in `_Radial`.
+the pair f and h = s f'(s) (`Profile`), from which value, gradient and curvature gradient follow once.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,11 +72,12 @@ class InputsOnly(Function):
 
 def evaluate(function: type[Function], backward: Backward, *arguments: Any) -> Any:
     """Evaluate with the hand-written backward, or leave the formula to autograd."""
-    if backward == "manual":
+    if backward not in ("manual", "autograd"):
+        raise ValueError(f"'backward' must be 'manual' or 'autograd', got {backward!r}")
+    recorded = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    if backward == "manual" and recorded:
         return function.apply(*arguments)
-    if backward == "autograd":
-        return function.forward(*arguments)
-    raise ValueError(f"'backward' must be 'manual' or 'autograd', got {backward!r}")
+    return function.forward(*arguments)
 
 
 def as_curvature(c: Tensor | float, like: Tensor) -> Tensor:
@@ -91,47 +92,66 @@ def from_end(dim: int, *tensors: Tensor) -> int:
 # -- maps that only rescale ----------------------------------------------------------------------------------------
 
 
-def exp_profile(s: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+class Profile(NamedTuple):
+    """A map x -> f(s) x, s = sqrt(c) |x|, kept within or defined by s <= limit."""
+
+    value: Callable[[Tensor, float], Tensor]
+    """f of s and the limit."""
+    slope: Callable[[Tensor, Tensor, float], Tensor]
+    """h = s f'(s) of s, f and the limit."""
+
+
+def _exp_slope(s: Tensor, f: Tensor, limit: float) -> Tensor:
     t = torch.tanh(s)
-    f = t.clamp_max(limit) / s
-    return f, (1.0 - t * t) * (t < limit) - f
+    return (1.0 - t * t) * (t < limit) - f
 
 
-def log_profile(s: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    f = artanh(s) / s
+def _log_slope(s: Tensor, f: Tensor, limit: float) -> Tensor:
     s = s.clamp_max(1.0 - torch.finfo(s.dtype).eps)
-    return f, 1.0 / ((1.0 - s) * (1.0 + s)) - f
+    return 1.0 / ((1.0 - s) * (1.0 + s)) - f
 
 
-def project_profile(s: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    f = (limit / s).clamp_max(1.0)
-    return f, -f * (s > limit)
+def _half_root(s: Tensor) -> Tensor:
+    return (1.0 - s * s).clamp_min(torch.finfo(s.dtype).eps).sqrt()
 
 
-def half_profile(s: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    root = ((1.0 - s) * (1.0 + s)).clamp_min(torch.finfo(s.dtype).eps).sqrt()
-    f = 1.0 / (1.0 + root)
-    return f, (s * f).square() / root
+EXP = Profile(lambda s, limit: torch.tanh(s).clamp_max(limit) / s, _exp_slope)
+LOG = Profile(lambda s, limit: artanh(s) / s, _log_slope)
+PROJECT = Profile(lambda s, limit: (limit / s).clamp_max(1.0), lambda s, f, limit: -f * (s > limit))
+HALF = Profile(lambda s, limit: 1.0 / (1.0 + _half_root(s)), lambda s, f, limit: (s * f).square() / _half_root(s))
+
+
+def stretch(x: Tensor, c: Tensor, profile: Profile, dim: int, limit: float) -> Tensor:
+    """f(s) x."""
+    return profile.value(curved_length(dot(x, x, dim), c), limit) * x
+
+
+def stretch_vjp(x: Tensor, c: Tensor, u: Tensor, profile: Profile, dim: int, limit: float) -> tuple[Tensor, Tensor]:
+    """Gradients of f(s) x with respect to x and to c."""
+    n2 = dot(x, x, dim)
+    s = curved_length(n2, c)
+    f = profile.value(s, limit)
+    gx, gc, _ = radial_vjp(x, c, u, f, profile.slope(s, f, limit), n2, dim)
+    return gx, gc
 
 
 def radial_vjp(
     x: Tensor, c: Tensor, u: Tensor, f: Tensor, h: Tensor, n2: Tensor, dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of f(s) x: with respect to x and to c, and <u, x>."""
+    """Gradients of f(s) x with respect to x and to c, and <u, x>."""
     ux = dot(u, x, dim)
     return f * u + (ux * h / n2.clamp_min(TINY)) * x, ux * h / (2.0 * c), ux
 
 
 class _Radial(InputsOnly):
     @staticmethod
-    def forward(x: Tensor, c: Tensor, profile: Callable[..., tuple[Tensor, Tensor]], dim: int, limit: float) -> Tensor:
-        return profile(curved_length(dot(x, x, dim), c), limit)[0] * x
+    def forward(x: Tensor, c: Tensor, profile: Profile, dim: int, limit: float) -> Tensor:
+        return stretch(x, c, profile, dim, limit)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (x, c), (profile, dim, limit) = ctx.saved_tensors, ctx.options
-        n2 = dot(x, x, dim)
-        gx, gc, _ = radial_vjp(x, c, u, *profile(curved_length(n2, c), limit), n2, dim)
+        gx, gc = stretch_vjp(x, c, u, profile, dim, limit)
         return gx, gc.sum_to_size(c.shape), None, None, None
 
 
@@ -142,12 +162,12 @@ def expmap0(
 
     Any real floating shape; `dim` is the ball axis and `c` broadcasts with size 1 there.
     """
-    return evaluate(_Radial, backward, v, as_curvature(c, v), exp_profile, dim, limit)
+    return evaluate(_Radial, backward, v, as_curvature(c, v), EXP, dim, limit)
 
 
 def logmap0(y: Tensor, c: Tensor | float, dim: int = -1, *, backward: Backward = "manual") -> Tensor:
     """Logarithm at the origin: artanh(s)/s y, s = sqrt(c) |y| < 1."""
-    return evaluate(_Radial, backward, y, as_curvature(c, y), log_profile, dim, 1.0)
+    return evaluate(_Radial, backward, y, as_curvature(c, y), LOG, dim, 1.0)
 
 
 def project(
@@ -155,12 +175,12 @@ def project(
 ) -> Tensor:
     """Nearest point of the closed ball of radius limit/sqrt(c) (default: `projection_limit` of the dtype)."""
     limit = projection_limit(x.dtype) if limit is None else limit
-    return evaluate(_Radial, backward, x, as_curvature(c, x), project_profile, dim, limit)
+    return evaluate(_Radial, backward, x, as_curvature(c, x), PROJECT, dim, limit)
 
 
 def half(x: Tensor, c: Tensor | float, dim: int = -1, *, backward: Backward = "manual") -> Tensor:
     """Möbius product of 1/2 and x, the point halfway from the origin to `x`: x / (1 + sqrt(1 - c |x|^2))."""
-    return evaluate(_Radial, backward, x, as_curvature(c, x), half_profile, dim, 1.0)
+    return evaluate(_Radial, backward, x, as_curvature(c, x), HALF, dim, 1.0)
 
 
 # -- conformal factor, squared distance from the origin ------------------------------------------------------------
@@ -188,13 +208,15 @@ class _Dist0Squared(InputsOnly):
     @staticmethod
     def forward(x: Tensor, c: Tensor, dim: int) -> Tensor:
         n2 = dot(x, x, dim)
-        return 4.0 * n2 * log_profile(curved_length(n2, c), 1.0)[0].square()
+        return 4.0 * n2 * LOG.value(curved_length(n2, c), 1.0).square()
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (x, c), (dim,) = ctx.saved_tensors, ctx.options
         n2 = dot(x, x, dim)
-        f, h = log_profile(curved_length(n2, c), 1.0)
+        s = curved_length(n2, c)
+        f = LOG.value(s, 1.0)
+        h = LOG.slope(s, f, 1.0)
         uf = u * f
         return 8.0 * uf * (f + h) * x, (4.0 * uf * h * n2 / c).sum_to_size(c.shape), None
 
@@ -285,7 +307,7 @@ def gyration(
     return evaluate(Gyration, backward, u, v, w, as_curvature(c, w), from_end(dim, u, v, w))
 
 
-def scale_profile(s: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def scale_terms(s: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """f, h and df/dk of the Möbius product k (x) x."""
     reach = artanh(s)
     t = torch.tanh(k * reach)
@@ -298,13 +320,14 @@ def scale_profile(s: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class MobiusScalarMul(InputsOnly):
     @staticmethod
     def forward(k: Tensor, x: Tensor, c: Tensor, dim: int) -> Tensor:
-        return scale_profile(curved_length(dot(x, x, dim), c), k)[0] * x
+        s = curved_length(dot(x, x, dim), c)
+        return (torch.tanh(k * artanh(s)) / s) * x
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (k, x, c), (dim,) = ctx.saved_tensors, ctx.options
         n2 = dot(x, x, dim)
-        f, h, fk = scale_profile(curved_length(n2, c), k)
+        f, h, fk = scale_terms(curved_length(n2, c), k)
         gx, gc, ux = radial_vjp(x, c, u, f, h, n2, dim)
         return (ux * fk).sum_to_size(k.shape), gx.sum_to_size(x.shape), gc.sum_to_size(c.shape), None
 
@@ -325,14 +348,16 @@ class _ExpFactor(InputsOnly):
     @staticmethod
     def forward(v: Tensor, factor: Tensor, c: Tensor, dim: int) -> Tensor:
         k = 0.5 * factor
-        return k * exp_profile(curved_length(dot(v, v, dim) * k * k, c), 1.0)[0] * v
+        return k * EXP.value(curved_length(dot(v, v, dim) * k * k, c), 1.0) * v
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (v, factor, c), (dim,) = ctx.saved_tensors, ctx.options
         k = 0.5 * factor
         n2 = dot(v, v, dim)
-        f, h = exp_profile(curved_length(n2 * k * k, c), 1.0)
+        s = curved_length(n2 * k * k, c)
+        f = EXP.value(s, 1.0)
+        h = EXP.slope(s, f, 1.0)
         gv, gc, uv = radial_vjp(v, c, u, k * f, k * h, n2, dim)
         return (
             gv.sum_to_size(v.shape),
@@ -347,14 +372,16 @@ class _LogFactor(InputsOnly):
 
     @staticmethod
     def forward(z: Tensor, factor: Tensor, c: Tensor, dim: int) -> Tensor:
-        return (2.0 / factor) * log_profile(curved_length(dot(z, z, dim), c), 1.0)[0] * z
+        return (2.0 / factor) * stretch(z, c, LOG, dim, 1.0)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (z, factor, c), (dim,) = ctx.saved_tensors, ctx.options
         k = 2.0 / factor
         n2 = dot(z, z, dim)
-        f, h = log_profile(curved_length(n2, c), 1.0)
+        s = curved_length(n2, c)
+        f = LOG.value(s, 1.0)
+        h = LOG.slope(s, f, 1.0)
         gz, gc, uz = radial_vjp(z, c, u, k * f, k * h, n2, dim)
         return (
             gz.sum_to_size(z.shape),

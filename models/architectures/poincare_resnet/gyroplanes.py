@@ -43,25 +43,29 @@ def safe_norm(z: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     return z.square().sum(dim).clamp_min(TINY).sqrt()
 
 
-def carrier_terms(
-    n2: Tensor, c: Tensor, source: Space, gain: float, limit: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """f and lift with lambda_x x = f p and lambda_x - 1 = lift, and n2 df/dn2, n2 dlift/dn2, where n2 = |p|^2.
+def carrier(n2: Tensor, c: Tensor, source: Space, gain: float, limit: float) -> tuple[Tensor, Tensor]:
+    """f and lift with lambda_x x = f p and lambda_x - 1 = lift, where n2 = |p|^2.
 
     x is the point p itself (``source="ball"``) or exp0(gain p), kept within limit/sqrt(c) (``source="tangent"``).
-    Both depend on c through c n2 alone, so c df/dc = n2 df/dn2.
     """
     if source == "ball":
         factor = 2.0 / (1.0 - c * n2).clamp_min(torch.finfo(n2.dtype).eps)
-        slope = 0.5 * factor * factor * c * n2
-        return factor, factor - 1.0, slope, slope
-    s = curved_length(gain * gain * n2, c)
-    end = math.atanh(limit)
-    kept = 2.0 * s.clamp_max(end)
-    sinh, cosh = torch.sinh(kept), torch.cosh(kept)
-    inside = s < end
-    f = gain * sinh / s
-    return f, cosh, gain * (inside * cosh) - 0.5 * f, inside * s * sinh
+        return factor, factor - 1.0
+    s = curved_length(n2, c) * gain
+    kept = 2.0 * s.clamp_max(math.atanh(limit))
+    return gain * torch.sinh(kept) / s, torch.cosh(kept)
+
+
+def carrier_slopes(
+    n2: Tensor, c: Tensor, source: Space, gain: float, limit: float, f: Tensor, lift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """n2 df/dn2 and n2 dlift/dn2; both depend on c through c n2 alone, so these are c df/dc and c dlift/dc too."""
+    if source == "ball":
+        slope = 0.5 * f * f * c * n2
+        return slope, slope
+    s = curved_length(n2, c) * gain
+    inside = s < math.atanh(limit)
+    return gain * (inside * lift) - 0.5 * f, (inside * (s * s)) * (f / gain)
 
 
 class _Arsinh(InputsOnly):
@@ -78,23 +82,22 @@ class _Arsinh(InputsOnly):
         return u / (1.0 + t * t).sqrt()
 
 
-def _output_profile(square: Tensor, target: Target, limit: float) -> tuple[Tensor, Tensor]:
-    """Scale that takes sqrt(c) w to the projected output, a function of c |w|^2 = `square`; and twice its slope."""
+def _output_scale(square: Tensor, target: Target, limit: float) -> Tensor:
+    """Scale that takes sqrt(c) w to the projected output, as a function of c |w|^2 = `square`."""
     length = square.clamp_min(TINY).sqrt()
-    root = (1.0 + square).sqrt()
+    free = 1.0 / (1.0 + (1.0 + square).sqrt())
     if target == "ball":
-        free = 1.0 / (1.0 + root)
-        outside = length * free > limit
-        scale = torch.where(outside, limit / length, free)
-        slope = torch.where(outside, -scale / square.clamp_min(TINY), -free * free / root)
-    else:
-        end = math.atanh(limit)
-        reach = 0.5 * torch.log1p(length + square / (1.0 + root))
-        outside = reach > end
-        scale = reach.clamp_max(end) / length
-        rise = torch.where(outside, 0.0, 0.5 / root)
-        slope = (rise - scale) / square.clamp_min(TINY)
-    return scale, slope
+        return torch.minimum(free, limit / length)
+    return torch.log1p(length + square * free).clamp_max(2.0 * math.atanh(limit)) / (2.0 * length)
+
+
+def _output_slope(square: Tensor, target: Target, limit: float, scale: Tensor) -> Tensor:
+    """Twice the derivative of `_output_scale`."""
+    root = (1.0 + square).sqrt()
+    free = 1.0 / (1.0 + root)
+    inside = square.sqrt() * free < limit
+    rate = free if target == "ball" else 0.5
+    return (inside * (rate / root) - scale) / square.clamp_min(TINY)
 
 
 class _Gyroplanes(InputsOnly):
@@ -111,7 +114,7 @@ class _Gyroplanes(InputsOnly):
         gain: float,
         limit: float,
     ) -> Tensor:
-        f, lift, _, _ = carrier_terms(n2, c, source, gain, limit)
+        f, lift = carrier(n2, c, source, gain, limit)
         root, cap = c.sqrt(), saturation(m.dtype)
         bias = (2.0 * root * r).clamp(-cap, cap)
         t = (root * f) * (m * (torch.cosh(bias) / norm)) - lift * torch.sinh(bias)
@@ -119,13 +122,14 @@ class _Gyroplanes(InputsOnly):
         if target == "distance":
             return angle / root
         w = torch.sinh(angle.clamp(-cap, cap))
-        return (_output_profile((w * w).sum(dim, keepdim=True), target, limit)[0] / root) * w
+        return (_output_scale((w * w).sum(dim, keepdim=True), target, limit) / root) * w
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         m, n2, norm, r, c = ctx.saved_tensors
         dim, source, target, gain, limit = ctx.options
-        f, lift, fn, ln = carrier_terms(n2, c, source, gain, limit)
+        f, lift = carrier(n2, c, source, gain, limit)
+        fn, ln = carrier_slopes(n2, c, source, gain, limit, f, lift)
         root, cap = c.sqrt(), saturation(m.dtype)
         bias = 2.0 * root * r
         free = bias.abs() < cap
@@ -140,7 +144,9 @@ class _Gyroplanes(InputsOnly):
             c_gc = -0.5 * (g_angle * angle).sum(dim, keepdim=True)
         else:
             w = torch.sinh(angle.clamp(-cap, cap))
-            scale, slope = _output_profile((w * w).sum(dim, keepdim=True), target, limit)
+            square = (w * w).sum(dim, keepdim=True)
+            scale = _output_scale(square, target, limit)
+            slope = _output_slope(square, target, limit, scale)
             uw = (u * w).sum(dim, keepdim=True)
             c_gc = -0.5 * uw * scale / root
             g_w = (scale / root) * u + (uw * slope / root) * w

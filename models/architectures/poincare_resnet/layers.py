@@ -25,7 +25,7 @@ from holonomy.models.architectures.poincare_resnet.functions import (
 from holonomy.models.architectures.poincare_resnet.gyroplanes import (
     Space,
     Target,
-    carrier_terms,
+    carrier,
     gyroplanes,
     safe_norm,
 )
@@ -528,7 +528,7 @@ class PoincareAvgPool2d(PoincareLayer):
         if self.mode == "tangent":
             return self._from_tangent(self._pool(self._to_tangent(x, -3), 0.0), -3)
         c = self._c(x)
-        f, lift, _, _ = carrier_terms(dot(x, x, 1), c, self.space, 1.0, projection_limit(x.dtype))
+        f, lift = carrier(dot(x, x, 1), c, self.space, 1.0, projection_limit(x.dtype))
         # lambda - 1 is 1 at the origin, which is what padding stands for.
         middle = half(self._pool(f * x, 0.0) / self._pool(lift, 1.0), c, -3, backward=self.backward)
         return middle if self.space == "ball" else logmap0(middle, c, -3, backward=self.backward)

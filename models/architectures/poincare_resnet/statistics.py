@@ -18,7 +18,7 @@ from holonomy.models.architectures.poincare_resnet.functions import (
     half,
     projection_limit,
 )
-from holonomy.models.architectures.poincare_resnet.gyroplanes import Space, carrier_terms
+from holonomy.models.architectures.poincare_resnet.gyroplanes import Space, carrier, carrier_slopes
 
 __all__ = ["frechet_mean", "frechet_mean_unrolled", "poincare_midpoint"]
 
@@ -28,24 +28,38 @@ class _DoubledMidpoint(InputsOnly):
 
     @staticmethod
     def forward(
-        p: Tensor, weights: Tensor, c: Tensor, dim: int, over: tuple[int, ...], source: Space, limit: float
+        p: Tensor,
+        c: Tensor,
+        weights: Tensor | None,
+        dim: int,
+        over: tuple[int, ...],
+        source: Space,
+        limit: float,
     ) -> Tensor:
-        f, lift, _, _ = carrier_terms(dot(p, p, dim), c, source, 1.0, limit)
-        return (weights * f * p).sum(over, keepdim=True) / (weights * lift).sum(over, keepdim=True).clamp_min(TINY)
+        f, lift = _weighted(weights, *carrier(dot(p, p, dim), c, source, 1.0, limit))
+        return (f * p).sum(over, keepdim=True) / lift.sum(over, keepdim=True).clamp_min(TINY)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        (p, weights, c), (dim, over, source, limit) = ctx.saved_tensors, ctx.options
+        p, c, *optional = ctx.saved_tensors
+        dim, over, source, limit = ctx.options[-4:]
+        weights = optional[0] if optional else None
         n2 = dot(p, p, dim)
-        f, lift, fn, ln = carrier_terms(n2, c, source, 1.0, limit)
-        total = (weights * lift).sum(over, keepdim=True).clamp_min(TINY)
+        f, lift = carrier(n2, c, source, 1.0, limit)
+        fn, ln = _weighted(weights, *carrier_slopes(n2, c, source, 1.0, limit, f, lift))
+        wf, wl = _weighted(weights, f, lift)
+        total = wl.sum(over, keepdim=True).clamp_min(TINY)
         g = u / total
-        g_l = -dot(g, (weights * f * p).sum(over, keepdim=True), dim) / total
+        g_lift = -dot(g, (wf * p).sum(over, keepdim=True), dim) / total
         g_f = dot(g, p, dim)
-        common = g_f * fn + g_l * ln
-        gp = weights * (f * g + (2.0 * common / n2.clamp_min(TINY)) * p)
-        gc = (weights * common / c).sum_to_size(c.shape)
-        return gp, (g_f * f + g_l * lift).sum_to_size(weights.shape), gc, None, None, None, None
+        common = g_f * fn + g_lift * ln
+        gp = wf * g + (2.0 * common / n2.clamp_min(TINY)) * p
+        gw = None if weights is None else (g_f * f + g_lift * lift).sum_to_size(weights.shape)
+        return gp, (common / c).sum_to_size(c.shape), gw, None, None, None, None
+
+
+def _weighted(weights: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
+    return values if weights is None else tuple(weights * value for value in values)
 
 
 def poincare_midpoint(
@@ -89,9 +103,8 @@ def poincare_midpoint(
     if axis in over:
         raise ValueError(f"poincare_midpoint: 'dim' {dim} contains the ball axis {ball_dim}")
     c = as_curvature(c, x)
-    weights = torch.ones((), dtype=x.dtype, device=x.device) if weights is None else weights
     axis, over = axis - x.dim(), tuple(d - x.dim() for d in over)
-    doubled = evaluate(_DoubledMidpoint, backward, x, weights, c, axis, over, space, projection_limit(x.dtype))
+    doubled = evaluate(_DoubledMidpoint, backward, x, c, weights, axis, over, space, projection_limit(x.dtype))
     middle = half(doubled, c, axis, backward=backward)
     return middle if keepdim else middle.squeeze(over)
 
@@ -117,8 +130,7 @@ def _fixed_point(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def _solve_frechet(x: Tensor, c: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-    y = _DoubledMidpoint.forward(x, torch.ones_like(c), c, -1, (-2,), "ball", 1.0)
-    y = half(y, c)
+    y = half(_DoubledMidpoint.forward(x, c, None, -1, (-2,), "ball", 1.0), c)
     for _ in range(max_iterations):
         previous, y = y, _fixed_point(x, y, c)
         step = float((c.sqrt() * (y - previous)).abs().amax())

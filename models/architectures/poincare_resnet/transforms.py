@@ -6,63 +6,60 @@ import torch
 from torch import Tensor
 
 from holonomy.models.architectures.poincare_resnet.functions import (
+    EXP,
+    PROJECT,
     Backward,
     Gyration,
     InputsOnly,
     MobiusAdd,
     MobiusScalarMul,
+    Profile,
     artanh,
     curved_length,
     dot,
     evaluate,
-    exp_profile,
     gyration_vjp,
     mobius_add_vjp,
-    project_profile,
     projection_limit,
     radial_vjp,
-    scale_profile,
+    scale_terms,
+    stretch,
+    stretch_vjp,
 )
 from holonomy.models.architectures.poincare_resnet.gyroplanes import Space
 
 __all__ = ["gyrotranslate", "join", "spread"]
 
 
-def _into_profile(s: Tensor, limit: float, space: Space) -> tuple[Tensor, Tensor]:
-    """From the carrier to the ball: exp0, or nothing."""
-    if space == "tangent":
-        return exp_profile(s, limit)
-    return torch.ones_like(s), torch.zeros_like(s)
+def _land_value(s: Tensor, limit: float) -> Tensor:
+    return artanh(s.clamp_max(limit)) / s
 
 
-def _out_profile(s: Tensor, limit: float, space: Space) -> tuple[Tensor, Tensor]:
-    """From the ball to the carrier: project, then log0 where the carrier is tangent."""
-    if space == "ball":
-        return project_profile(s, limit)
-    inside = s < limit
+def _land_slope(s: Tensor, f: Tensor, limit: float) -> Tensor:
     s1 = s.clamp_max(limit)
-    f = artanh(s1) / s
-    return f, inside / ((1.0 - s1) * (1.0 + s1)) - f
+    return (s < limit) / ((1.0 - s1) * (1.0 + s1)) - f
+
+
+#: Project, then log0.
+LAND = Profile(_land_value, _land_slope)
 
 
 def _into(p: Tensor, c: Tensor, dim: int, limit: float, space: Space) -> Tensor:
-    return p if space == "ball" else exp_profile(curved_length(dot(p, p, dim), c), limit)[0] * p
+    """From the carrier to the ball."""
+    return p if space == "ball" else stretch(p, c, EXP, dim, limit)
 
 
 def _into_vjp(p: Tensor, c: Tensor, u: Tensor, dim: int, limit: float, space: Space) -> tuple[Tensor, Tensor]:
-    n2 = dot(p, p, dim)
-    gp, gc, _ = radial_vjp(p, c, u, *_into_profile(curved_length(n2, c), limit, space), n2, dim)
-    return gp, gc
+    return (u, torch.zeros_like(c)) if space == "ball" else stretch_vjp(p, c, u, EXP, dim, limit)
 
 
 def _out(x: Tensor, c: Tensor, dim: int, limit: float, space: Space) -> Tensor:
-    return _out_profile(curved_length(dot(x, x, dim), c), limit, space)[0] * x
+    """From the ball to the carrier, projected."""
+    return stretch(x, c, PROJECT if space == "ball" else LAND, dim, limit)
 
 
 def _out_vjp(x: Tensor, c: Tensor, u: Tensor, dim: int, limit: float, space: Space) -> tuple[Tensor, Tensor]:
-    n2 = dot(x, x, dim)
-    gx, gc, _ = radial_vjp(x, c, u, *_out_profile(curved_length(n2, c), limit, space), n2, dim)
-    return gx, gc
+    return stretch_vjp(x, c, u, PROJECT if space == "ball" else LAND, dim, limit)
 
 
 class _Join(InputsOnly):
@@ -120,7 +117,7 @@ class _Spread(InputsOnly):
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         (z, mean, centre, k, c), (dim, space, limit) = ctx.saved_tensors, ctx.options
         n2 = dot(z, z, dim)
-        f, h, fk = scale_profile(curved_length(n2, c), k)
+        f, h, fk = scale_terms(curved_length(n2, c), k)
         t = f * z
         w = Gyration.forward(centre, -mean, t, c, dim)
         u, gc_out = _out_vjp(MobiusAdd.forward(centre, w, c, dim), c, u, dim, limit, space)
