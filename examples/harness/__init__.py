@@ -71,8 +71,8 @@ An example is a module ``examples/<slug>.py`` with four names, and nothing else:
 
 ``report[variant, name]`` is a float64 array whose first axis is the seeds. A loop that ``trial.fit`` does not cover is
 made resumable and data-parallel-aware by ``for step in trial.steps(total, model=model, optimizer=optimizer): ...``.
-A variant may be any measurement that takes a trial; one that needs only one seed goes into a sweep of its own with
-``seeds=(0,)``, and two reports are joined by ``|``. Under ``torchrun`` the same module trains data-parallel.
+A variant may be any measurement that takes a trial; those that the first seed is enough for go into ``once=``, and two
+reports are joined by ``|``. Under ``torchrun`` the same module trains data-parallel.
 """
 
 from holonomy.examples.harness.claims import Claim as Claim

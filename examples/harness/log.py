@@ -43,8 +43,12 @@ class Log:
         self._checkpoint_every = checkpoint_every
         self._bar = _Bar(console or Console(stderr=True, quiet=True))
 
-    def sweep(self, variants: Mapping[str, Variant], seeds: Sequence[int]) -> Report:
+    def sweep(
+        self, variants: Mapping[str, Variant], seeds: Sequence[int], once: Mapping[str, Variant] | None = None
+    ) -> Report:
         """Run every variant at every seed; what an earlier, resumed run finished is read instead.
+
+        One sweep for everything lets the progress bar know the end from the start.
 
         Parameters
         ----------
@@ -52,6 +56,8 @@ class Log:
             Name -> function of a `Trial` that returns its measurements.
         seeds : sequence of int
             The seeds.
+        once : mapping of str to callable, optional
+            Variants that run at the first seed alone.
 
         Returns
         -------
@@ -60,11 +66,14 @@ class Log:
         """
         if not variants or not seeds:
             raise ValueError(f"a sweep needs variants and seeds, got {list(variants)} and {list(seeds)}")
-        self._bar.extend(len(variants) * len(seeds))
-        trials: dict[str, dict[int, Record]] = {variant: {} for variant in variants}
+        once = once or {}
+        self._bar.extend(len(variants) * len(seeds) + len(once))
+        trials: dict[str, dict[int, Record]] = {variant: {} for variant in (*variants, *once)}
         for seed in seeds:  # the outer loop, so that a first value of every variant is there early
             for variant, function in variants.items():
                 trials[variant][seed] = self._trial(variant, seed, function)
+        for variant, function in once.items():
+            trials[variant][seeds[0]] = self._trial(variant, seeds[0], function)
         return Report(trials)
 
     def __enter__(self) -> "Log":

@@ -57,7 +57,7 @@ class Options:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: CUDA where there is one, else the CPU."""
     threads: int | None = None
-    """Threads that torch computes with (default: torch's own choice)."""
+    """Threads that torch computes with (default: 1; with --full, torch's own choice)."""
     data: Path | None = None
     """Folder or file of your own data, in the form that the example's docstring names."""
     checkpoint_every: int | None = None
@@ -112,8 +112,9 @@ def execute(example: Example, slug: str, config: Any, options: Options = Options
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if options.threads is not None or not options.full:
+        # Small networks gain nothing by a second thread, and lose much where other work shares the cores.
+        torch.set_num_threads(options.threads or 1)
     out = _folder(slug, options)
     require("matplotlib", "matplotlib").use("Agg")
     with distributed.process_group(device):

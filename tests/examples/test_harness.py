@@ -205,6 +205,17 @@ def test_a_trial_depends_on_its_seed_alone(tmp_path: Path) -> None:
     assert first["draw", "value"][0] != first["draw", "value"][1]
 
 
+def test_what_runs_once_runs_at_the_first_seed(tmp_path: Path) -> None:
+    def seed(trial: Trial) -> dict[str, int]:
+        return {"seed": trial.seed}
+
+    report = Log(torch.device("cpu"), tmp_path).sweep({"all": seed}, seeds=(4, 5), once={"one": seed})
+    assert report["all", "seed"].tolist() == [4, 5]
+    assert report["one", "seed"].tolist() == [4]
+    with pytest.raises(ValueError, match="needs variants and seeds"):
+        Log(torch.device("cpu"), tmp_path).sweep({}, seeds=(0,))
+
+
 # --- data-parallel ----------------------------------------------------------------------------------------------------
 
 
