@@ -7,7 +7,8 @@ The ball axis is the channel axis: 1 in feature maps (B, C, H, W), the last one 
 """
 
 import math
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,15 @@ def _pair(name: str, value: Size, least: int) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
+def _autocast(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Context that switches autocast off where it is on: half precision inside a geometric formula loses the ball."""
+    return torch.autocast(x.device.type, enabled=False) if _autocast(x) else nullcontext()
+
+
 class PoincareLayer(nn.Module):
     """What the layers share: the ball, the carrier, the checks, and the rule for low precision.
 
@@ -118,7 +128,7 @@ class PoincareLayer(nn.Module):
         self._check(x, "x")
         dtype = x.dtype
         work = torch.float64 if dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return self._apply_layer(x.to(work)).to(dtype)
 
     def _apply_layer(self, x: Tensor) -> Tensor:
@@ -145,7 +155,7 @@ class PoincareLayer(nn.Module):
     def _check_kind(self, x: Tensor, name: str) -> None:
         """Parameters must have the input's dtype and device, the ball's curvature the working dtype and the device."""
         layer = type(self).__name__
-        mixed = torch.is_autocast_enabled(x.device.type)
+        mixed = _autocast(x)
         for parameter in self.parameters(recurse=False):
             if parameter.device != x.device or (parameter.dtype != x.dtype and not mixed):
                 raise TypeError(
@@ -566,7 +576,7 @@ class PoincareResidual(PoincareLayer):
             return fx
         first, second = (fx, x) if self.order == "fr" else (x, fx)
         work = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             p, q = first.to(work), second.to(work)
             return join(p, q, self._c(p), -3, space=self.space, backward=self.backward).to(x.dtype)
 
