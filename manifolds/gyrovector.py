@@ -42,11 +42,6 @@ __all__ = [
 ]
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Float32 as float64 (where the device has it): squares of float32 numbers are exact there."""
-    return x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
-
-
 def _same(c: Any, x: Tensor) -> Any:
     return c.to(x.dtype) if isinstance(c, Tensor) else c
 
@@ -57,15 +52,28 @@ def safe_sqrt(s: Tensor) -> Tensor:
     return torch.where(zero, torch.zeros_like(s), torch.where(zero, torch.ones_like(s), s).sqrt())
 
 
-def gap(x: Tensor, c: Any) -> Tensor:
-    """1 - c|x|^2, the inverse of half the conformal factor, kept at half a rounding unit or more."""
-    wide = _wide(x)
-    g = 1.0 - _same(c, wide) * wide.square().sum(-1, keepdim=True)
-    return g.clamp_min(0.5 * torch.finfo(x.dtype).eps).to(x.dtype)
-
-
 def _square(x: Tensor) -> Tensor:
     return x.square().sum(-1, keepdim=True)
+
+
+def _exact_square(x: Tensor) -> Tensor:
+    """|x|^2, for float32 in float64 (where the device has it): squares of float32 numbers are exact there."""
+    square = _square(x)
+    if not _has_wide(x):
+        return square
+    # Only the value is corrected: a derivative through float64 copies of x would cost three times the memory.
+    exact = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=torch.float64).square()
+    return square + (exact - square.double()).detach()
+
+
+def _has_wide(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type != "mps"
+
+
+def gap(x: Tensor, c: Any) -> Tensor:
+    """1 - c|x|^2, the inverse of half the conformal factor, kept at half a rounding unit or more."""
+    square = _exact_square(x)
+    return (1.0 - _same(c, square) * square).clamp_min(0.5 * torch.finfo(x.dtype).eps).to(x.dtype)
 
 
 def chord(x: Tensor, y: Tensor, c: Any) -> Tensor:
@@ -75,10 +83,10 @@ def chord(x: Tensor, y: Tensor, c: Any) -> Tensor:
 
 def project(x: Tensor, c: Any) -> Tensor:
     """Pull points that are on the boundary or beyond it to the last radius that every rounding keeps inside."""
-    wide = _wide(x)
-    # Half a unit where the norm is exact (float32 in float64), more where it is a rounded sum itself.
-    step = torch.finfo(x.dtype).eps * (0.5 if wide is not x else 8.0)
-    square = _same(c, wide) * _square(wide)
+    square = _exact_square(x)
+    square = _same(c, square) * square
+    # Half a unit where the norm is exact, more where it is a rounded sum itself.
+    step = torch.finfo(x.dtype).eps * (0.5 if _has_wide(x) else 8.0)
     outside = square > (1.0 - step) ** 2
     scale = (1.0 - 3.0 * step) * torch.where(outside, square, torch.ones_like(square)).rsqrt()
     return x * torch.where(outside, scale, torch.ones_like(scale)).to(x.dtype)
@@ -87,8 +95,8 @@ def project(x: Tensor, c: Any) -> Tensor:
 def shrink_to(x: Tensor, c: Any, dtype: torch.dtype) -> Tensor:
     """Round points inside the ball to a narrower dtype, towards the origin where rounding would leave the ball."""
     rounded = x.to(dtype)
-    wide = _wide(rounded.to(x.dtype))
-    outside = _same(c, wide) * _square(wide) >= 1.0
+    square = _exact_square(rounded.to(x.dtype))
+    outside = _same(c, square) * square >= 1.0
     return torch.where(outside, (x * (1.0 - torch.finfo(dtype).eps)).to(dtype), rounded)
 
 
@@ -97,7 +105,7 @@ def mobius_add(x: Tensor, y: Tensor, c: Any) -> Tensor:
     s = x + y
     s2 = c * _square(s)
     g = gap(x, c)
-    return (g * s + s2 * x) / (g * gap(y, c) + s2)
+    return torch.addcmul(g * s, s2, x) / (g * gap(y, c) + s2)
 
 
 def mobius_sub(x: Tensor, y: Tensor, c: Any) -> Tensor:
@@ -127,7 +135,7 @@ def _turn(x: Tensor, h: Tensor, gx: Tensor, gy: Tensor, w: Tensor, c: Any) -> Te
     h2 = c * _square(h)
     forward = gx * across - h2 * along
     sideways = (gy + h2) * along + (1.0 - gx) * across
-    return w + (2.0 * c / (gx * gy + h2)) * (forward * x - sideways * h)
+    return torch.addcmul(w, 2.0 * c / (gx * gy + h2), torch.addcmul(forward * x, sideways, h, value=-1.0))
 
 
 def transport(x: Tensor, y: Tensor, v: Tensor, c: Any) -> Tensor:
@@ -152,7 +160,7 @@ def expmap(x: Tensor, u: Tensor, c: Any) -> Tensor:
     y = tanhc(s) * half
     # g(y) without cancellation; the floor keeps the quotient finite where y is the antipode of x, both on the edge.
     gy = _sech2(s).clamp_min(torch.finfo(x.dtype).eps ** 2)
-    return x + g * (y + (1.0 - gy) * x) / (g * gy + c * _square(x + y))
+    return x + (g / (g * gy + c * _square(x + y))) * torch.addcmul(y, 1.0 - gy, x)
 
 
 def logmap(x: Tensor, y: Tensor, c: Any) -> Tensor:
@@ -161,7 +169,7 @@ def logmap(x: Tensor, y: Tensor, c: Any) -> Tensor:
     gx, gy = gap(x, c), gap(y, c)
     h2 = c * _square(h)
     q = h2 / (gx * gy)
-    return arsinhc(q) * (1.0 + q).rsqrt() / gy * (gx * h - h2 * x)
+    return (arsinhc(q) * (1.0 + q).rsqrt() / gy) * torch.addcmul(gx * h, h2, x, value=-1.0)
 
 
 def expmap0(u: Tensor, c: Any) -> Tensor:

@@ -88,7 +88,7 @@ class Lorentz(Hyperbolic):
             return "has NaN or infinite entries"
         time = _time(_space(x), self._c(x))
         # Relative to the time itself: one rounding of a distant point's coordinates is a large number.
-        gap = float(((x[..., :1] - time) / time).abs().amax())
+        gap = float(((x[..., :1] - time) / time).detach().abs().amax())
         return (
             None if gap <= tolerance else f"is off the hyperboloid, by {gap:.3g} of its time (at most {tolerance:.3g})"
         )
@@ -161,9 +161,12 @@ class Lorentz(Hyperbolic):
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         c = self._c(x)
         xs, ys, vs = _space(x), _space(y), _space(v)
+        x0 = _time(xs, c)
         q, k, total = _chord(xs, ys, c)
-        # <y, v>_L = -(T / (2 x_0)) <k, v_s>, without the cancellation between space and time.
-        product = -0.5 * total / _time(xs, c) * (k * vs).sum(-1, keepdim=True)
+        # <y, v>_L = -(T / (2 x_0)) <k, v_s>, with v_s split as in its length, and <k, x_s> = 2 (a + 2 q x_0) / (c T).
+        across, along = _split(xs, vs, c)
+        rise = (xs - ys).mul(xs + ys).sum(-1, keepdim=True) / total + 2.0 * q * x0
+        product = -(0.5 * total * (k * across).sum(-1, keepdim=True) + along * rise / root(c)) / x0
         return _lift(ys, vs + 0.5 * c * product / (1.0 + q) * (xs + ys), c)
 
     def _expmap0(self, u: Tensor) -> Tensor:
@@ -248,7 +251,7 @@ class Lorentz(Hyperbolic):
             x0 = _time(xs, c)
             depth = 1.0 + root(c) * x0
             u0 = (xs * us).sum(-1, keepdim=True) / x0
-            return us / depth - root(c) * u0 * xs / depth.square()
+            return (us - (root(c) * u0 / depth) * xs) / depth
 
         return self._vector(dim, to_poincare_tangent, x=x, u=u)
 
@@ -282,7 +285,7 @@ def _lift(xs: Tensor, us: Tensor, c: Any) -> Tensor:
 def _split(xs: Tensor, us: Tensor, c: Any) -> tuple[Tensor, Tensor]:
     """Write a tangent vector as (k, b) with |u|_L^2 = |k|^2 + b^2: the limit of the chord formula."""
     x0 = _time(xs, c)
-    slope = (xs * us).sum(-1, keepdim=True) / x0.square()
+    slope = (xs * us).sum(-1, keepdim=True) / x0 / x0
     return us - slope * xs, slope / root(c)
 
 
@@ -314,6 +317,10 @@ def _moved(xs: Tensor, us: Tensor, c: Any) -> Tensor:
 
 def _capped(xs: Tensor, c: Any) -> Tensor:
     """Scale space parts back to sqrt(c)|x_s| = 1/eps where they exceed it."""
-    square = _square(xs * (root(c) * torch.finfo(xs.dtype).eps))
+    unit = root(c) * torch.finfo(xs.dtype).eps
+    square = _square(unit * xs)
     far = square > 1.0
-    return xs * torch.where(far, torch.where(far, square, torch.ones_like(square)).rsqrt(), torch.ones_like(square))
+    # A constant first, so that no derivative holds the square of an excess: the result does not depend on it.
+    xs = xs / torch.where(far, square, torch.ones_like(square)).sqrt().detach()
+    square = torch.where(far, _square(unit * xs), torch.ones_like(square))
+    return xs * square.rsqrt()

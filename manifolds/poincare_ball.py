@@ -62,7 +62,7 @@ class PoincareBall(Hyperbolic):
         x = x.detach()
         if not bool(torch.isfinite(x).all()):
             return "has NaN or infinite entries"
-        reach = float((torch.linalg.vector_norm(x.double(), dim=-1, keepdim=True) * root(self._c(x))).amax())
+        reach = float((torch.linalg.vector_norm(x.double(), dim=-1, keepdim=True) * root(self._c(x))).detach().amax())
         return None if reach < 1.0 else f"is outside of the open ball: sqrt(c)|x| reaches {reach:.9g}, wanted below 1"
 
     def _narrow(self, result: Tensor, dtype: torch.dtype) -> Tensor:
@@ -111,10 +111,10 @@ class PoincareBall(Hyperbolic):
             c = c.to(x.dtype)[..., None, None, None]  # one curvature for all pairs of a batch
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula, and never forms the differences
             return (2.0 / root(c) * torch.asinh(safe_sqrt(gyrovector.chord(x, y, c)))).squeeze(-1)
-        # sqrt(c) |x - y| / sqrt(g(x) g(y)), with one factor a row and one a column.
+        # c |x - y|^2 / (g(x) g(y)), with one factor a row and one a column.
         ndim = max(x.ndim, y.ndim, c.ndim if isinstance(c, Tensor) else 0)
         x, y = (t[(None,) * (ndim - t.ndim)] for t in (x, y))
-        a, b = ((root(c) / gap(t, c)).sqrt() for t in (x, y))
+        a, b = (root(c) / gap(t, c) for t in (x, y))
         pairs = (x.squeeze(-2), y.squeeze(-3), a.squeeze(-2), b.squeeze(-3))
         if isinstance(c, Tensor):
             return 2.0 / root(c).squeeze(-1) * arsinh_cdist(*pairs)
