@@ -11,6 +11,8 @@ from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
+from holonomy.manifolds.frechet import frechet_mean as frechet_mean
+from holonomy.manifolds.frechet import frechet_median as frechet_median
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
@@ -24,3 +26,7 @@ from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.simplex import Simplex as Simplex
 from holonomy.manifolds.sphere import Sphere as Sphere
 from holonomy.manifolds.stiefel import Stiefel as Stiefel
+from holonomy.manifolds.tangent import tangent_basis as tangent_basis
+from holonomy.manifolds.tangent_pca import TangentPCA as TangentPCA
+from holonomy.manifolds.tangent_pca import tangent_pca as tangent_pca
+from holonomy.manifolds.wrapped_normal import WrappedNormal as WrappedNormal

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Euclidean, Grassmann, Manifold, PoincareBall, Simplex, Sphere, Stiefel
+from holonomy.manifolds import Euclidean, Grassmann, Lorentz, Manifold, PoincareBall, Simplex, Sphere, Stiefel
 
 Inputs = dict[str, Tensor]
 
@@ -310,6 +310,36 @@ def _poincare(d: int, c: float) -> Case:
     )
 
 
+def _lorentz(d: int, c: float) -> Case:
+    r = 1.0 / math.sqrt(c)
+
+    def at(distance: float) -> list[float]:
+        """The point at this distance from the origin, in units of r, along the first axis."""
+        return [r * math.cosh(distance), r * math.sinh(distance)] + [0.0] * (d - 1)
+
+    def wrapped_normal(x: Tensor) -> Tensor:
+        space = x[..., 1:]
+        length = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
+        return _second_moment(r * torch.asinh(length / r) / length * space)
+
+    return Case(
+        id=f"Lorentz(d={d}, c={c:g})",
+        kind=Lorentz,
+        arguments={"c": c},
+        shape=(d + 1,),
+        dimension=d,
+        injectivity_radius=math.inf,
+        curvature=(-c, -c),
+        reach=2.0 * r,
+        distances=((at(0.0), at(1.0), r), (at(-1.5), at(2.0), 3.5 * r), (at(1.0), at(1.0 + 1e-6), 1e-6 * r)),
+        invalid_shapes=((), (1,), (0,)),
+        invalid_points=([2.0 * r] + [0.0] * d, [-r] + [0.0] * d, [0.0] * (d + 1)),
+        hard_pairs=((at(0.0), at(0.0)), (at(5.0), at(5.0)), (at(7.0), at(-7.0)), (at(0.0), at(1e-4))),
+        statistic=wrapped_normal,
+        expectation=_isotropic(d, 4.0 / (c * d)),
+    )
+
+
 CASES: tuple[Case, ...] = (
     _euclidean(0, ()),
     _euclidean(1, (3,)),
@@ -329,6 +359,9 @@ CASES: tuple[Case, ...] = (
     _poincare(3, 1.0),
     _poincare(2, 0.1),
     _poincare(4, 7.0),
+    _lorentz(3, 1.0),
+    _lorentz(2, 0.1),
+    _lorentz(4, 7.0),
 )
 
 
