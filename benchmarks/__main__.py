@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import Floors, interleave, machine_name, measure_floors
+from holonomy._console import console
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,7 +56,7 @@ def _row(name: str, floor: float, timings: dict[str, Any], wanted: dict[str, flo
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="time over Holonomy's time; medians of interleaved rounds, float32")
     for column in ("case", "floor ms", "ours ms", "peer", "peer ms", "ratio", "wanted", "holds"):
-        table.add_column(column, justify="left" if column in ("case", "peer") else "right")
+        table.add_column(column, justify="left" if column in ("case", "peer") else "right", no_wrap=True)
     for row in rows:
         first = True
         for peer, ratio in row["ratio"].items():
@@ -103,26 +104,27 @@ def main() -> int:
     """Run the cases; return the exit status."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    threadpool_limits(arguments.threads)  # numpy's threads, for the peers that compute with it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # geoopt compiles TorchScript on import
         from benchmarks.cases import CASES
-    console = Console()
+    out = console()
     chosen = [case for case in CASES if arguments.only in case.name]
     if not chosen:
-        console.print(f"no case has {arguments.only!r} in its name; there are: {', '.join(c.name for c in CASES)}")
+        out.print(f"no case has {arguments.only!r} in its name; there are: {', '.join(c.name for c in CASES)}")
         return 2
     rounds, seconds = (3, 1.0) if arguments.quick else (arguments.rounds, arguments.seconds)
     floors = measure_floors()
     rows = []
-    for case in track(chosen, description="benchmarks", console=console):
+    for case in track(chosen, description="benchmarks", console=out):
         timings = interleave(case.build(), rounds=rounds, seconds=seconds)
         rows.append(_row(case.name, floors.seconds(case.bytes_moved, case.flops), timings, case.wanted))
-    console.print(_table(rows))
-    console.print(f"copy {floors.bandwidth / 1e9:.1f} GB/s, matmul {floors.flops / 1e9:.0f} GFLOP/s")
+    out.print(_table(rows))
+    out.print(f"copy {floors.bandwidth / 1e9:.1f} GB/s, matmul {floors.flops / 1e9:.0f} GFLOP/s")
     if arguments.quick:
         return 0
     if not arguments.only:
-        console.print(f"written: {_write(rows, floors)}")
+        out.print(f"written: {_write(rows, floors)}")
     return 0 if all(row["holds"] for row in rows) else 1
 
 
