@@ -122,7 +122,7 @@ def _by_product(left: Tensor, right: Tensor, x: Tensor, y: Tensor, a: Tensor, b:
     """Evaluate a_i b_j |x_i - y_j|^2 by a product of factors, and by differences where that cancels."""
     squares = (left @ right).float()
     # From |x - y|^2 = 4e-8 |x|^2 down, the product cancels more than float32 can hide: those pairs go one by one.
-    close = (squares <= 4e-8 * a * x.square().sum(-1, keepdim=True) * b.mT).nonzero(as_tuple=True)
+    close: tuple[Tensor, ...] = (squares <= 4e-8 * a * x.square().sum(-1, keepdim=True) * b.mT).nonzero(as_tuple=True)
     batch, i, j = close[:-2], close[-2], close[-1]
     h2 = (x[*batch, i] - y[*batch, j]).square().sum(-1)
     squares[close] = h2 * a[*batch, i, 0] * b[*batch, j, 0]
@@ -136,14 +136,13 @@ def _block_backward(x: Tensor, y: Tensor, a: Tensor, b: Tensor, grad: Tensor) ->
     step = _block_rows(wide[1])
     for i in range(0, x.shape[-2], step):
         rows = (..., slice(i, i + step), slice(None))
-        leaves = [wide[0][rows], wide[1], wide[2][rows], wide[3]]
+        leaves = [t.detach().requires_grad_() for t in (wide[0][rows], wide[1], wide[2][rows], wide[3])]
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in leaves]
             t = _chords(leaves[0], leaves[1]) * leaves[2].sqrt() * leaves[3].sqrt().mT
             block = torch.log1p(t + t * t / (1.0 + torch.sqrt(1.0 + t * t)))
-        parts = torch.autograd.grad(block, leaves, grad[rows])
-        for total, part, where in zip(gradients, parts, (rows, ..., rows, ...), strict=True):
-            total[where] += part
+        totals = (gradients[0][rows], gradients[1], gradients[2][rows], gradients[3])
+        for total, part in zip(totals, torch.autograd.grad(block, leaves, grad[rows]), strict=True):
+            total += part
     return tuple(g.sum_to_size(t.shape) for g, t in zip(gradients, (x, y, a, b), strict=True))
 
 
