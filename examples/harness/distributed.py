@@ -81,8 +81,13 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """
     if size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
-    for work, gradient in zip(works, gradients, strict=True):
-        work.wait()
-        gradient.div_(size())
+    groups: dict[torch.dtype, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in groups.values():  # one message for all of a dtype: small ones cost their latency
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = flat.div_(size()).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
