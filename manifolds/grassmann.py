@@ -69,12 +69,14 @@ class Grassmann(OrthonormalColumns):
         return (u * v).sum((-2, -1))
 
     def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        cos, sinc, _ = _turn(u.mT @ u)
-        return combine_orthonormal(x, cos, u, sinc)
+        uu = u.mT @ u
+        cos, sinc, _ = _turn(uu)
+        return combine_orthonormal(x, cos, u, sinc, uu)
 
     def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        cos, sinc, cosm1c = _turn(u.mT @ u)
-        return combine_orthonormal(x, cos, u, sinc), _transport(x, u, v, sinc, cosm1c)
+        uu = u.mT @ u
+        cos, sinc, cosm1c = _turn(uu)
+        return combine_orthonormal(x, cos, u, sinc, uu), _transport(x, u, v, sinc, cosm1c)
 
     def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         # x + u spans the point of the geodesic along u whose principal angles are arctan of the singular values of u.

@@ -6,12 +6,14 @@ hand NaN on instead of raising.
 """
 
 import math
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.autograd import Function
 
 __all__ = [
@@ -49,83 +51,62 @@ def skew(a: Tensor) -> Tensor:
 
 def gram_gap(x: Tensor) -> float:
     """Largest entry of |x^T x - I|: how far the columns of x are from orthonormal."""
-    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    return float((x.mT @ x - identity).abs().amax())
+    x = x.detach()
+    return float((x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)).abs().amax())
+
+
+def _transforms() -> list[TransformType]:
+    """The torch.func transforms around the caller, outermost first. torch has no public name for this."""
+    return [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
 
 
 def with_forward_mode(function: type[Function]) -> Callable[..., Tensor]:
     """Return ``function.apply`` with ``function.tangent`` as its rule for forward-mode differentiation.
 
-    Under torch.compile the rule is left away: it refuses to trace a Function that has one.
+    torch 2.13 gets two uses of such a rule wrong in silence. Nested forward mode (pytorch issue 197867) is refused
+    here. Within a compiled region the rule is dropped (issue 192985), and a Function that has one is not traced when
+    its inputs require gradients: the rule is left away there, and jvp has to stay outside of torch.compile.
     """
     rule = {"jvp": staticmethod(vars(function)["tangent"].__func__)}
-    dual = type(function)(f"{function.__name__}WithForwardMode", (function,), rule)
+    dual: Any = types.new_class(
+        f"{function.__name__}WithForwardMode", (function,), exec_body=lambda body: body.update(rule)
+    )
 
     def apply(*arguments: Any) -> Tensor:
-        return (function if torch.compiler.is_compiling() else dual).apply(*arguments)
+        if torch.compiler.is_compiling():
+            return function.apply(*arguments)
+        if _transforms().count(TransformType.Jvp) > 1:
+            raise NotImplementedError(
+                "forward-mode differentiation of forward-mode derivatives is not supported: "
+                "use reverse mode for one of the two (torch.func.hessian does)"
+            )
+        return dual.apply(*arguments)
 
     return apply
 
 
 def combine(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
     """x a + u b for tall x, u (..., n, p) and p x p matrices a, b, with no tall temporary."""
+    if torch.compiler.is_compiling() or _transforms():
+        return x @ a + u @ b
     batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2], a.shape[:-2], b.shape[:-2])
     n, p = x.shape[-2:]
     tall, small = (math.prod(batch), n, p), (math.prod(batch), p, p)
     x, u = (t.expand(*batch, n, p).reshape(tall) for t in (x, u))
     a, b = (t.expand(*batch, p, p).reshape(small) for t in (a, b))
-    return _combine(x, a, u, b).reshape(*batch, n, p)
+    # Into the first product: a second tall allocation would cost half of the time.
+    return torch.bmm(x, a).baddbmm_(u, b).reshape(*batch, n, p)
 
 
-class _Combine(Function):
-    """bmm and baddbmm into its result: as an out-of-place sum, the second tall allocation would cost half the time."""
-
-    @staticmethod
-    def forward(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
-        return torch.bmm(x, a).baddbmm_(u, b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, u, b = ctx.saved_tensors
-        (g,), needed = grads, ctx.needs_input_grad
-        return (
-            g @ a.mT if needed[0] else None,
-            x.mT @ g if needed[1] else None,
-            g @ b.mT if needed[2] else None,
-            u.mT @ g if needed[3] else None,
-        )
-
-    @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> Tensor:
-        x, a, u, b = ctx.saved_tensors
-        dx, da, du, db = (torch.zeros_like(t) if d is None else d for t, d in zip((x, a, u, b), tangents, strict=True))
-        return _combine(dx, a, du, b) + _combine(x, da, u, db)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-        size = info.batch_size
-        stacked = (
-            t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-            for t, dim in zip(inputs, in_dims, strict=True)
-        )
-        return combine(*stacked), 0
-
-
-_combine = with_forward_mode(_Combine)
-
-
-def combine_orthonormal(x: Tensor, a: Tensor, u: Tensor, b: Tensor) -> Tensor:
+def combine_orthonormal(x: Tensor, a: Tensor, u: Tensor, b: Tensor, uu: Tensor, xu: Tensor | None = None) -> Tensor:
     """x a + u b where this is orthonormal but for rounding, brought closer to orthonormal: no drift over many steps.
 
-    One Newton-Schulz step y (3 I - y^T y)/2 on the coefficients, with y^T y from the Gram matrices of x and u.
+    One Newton-Schulz step y (3 I - y^T y)/2 on the coefficients, with y^T y from the Gram matrices uu = u^T u and
+    xu = x^T u (None for 0), which the caller has, and x^T x.
     """
-    cross = a.mT @ (x.mT @ u) @ b
-    gram = a.mT @ (x.mT @ x) @ a + cross + cross.mT + b.mT @ (u.mT @ u) @ b
+    gram = a.mT @ (x.mT @ x) @ a + b.mT @ uu @ b
+    if xu is not None:
+        gram = gram + 2.0 * sym(a.mT @ xu @ b)
     correction = 1.5 * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - 0.5 * gram
     return combine(x, a @ correction, u, b @ correction)
 
@@ -417,7 +398,8 @@ def _polar_pass(w: Tensor) -> Tensor:
     identity = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
     # A floor far below any singular value of full-rank w: it keeps a rank-deficient one finite.
     floor = torch.finfo(w.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    return w @ symmetric_function(gram + (floor + torch.finfo(w.dtype).tiny) * identity, INVERSE_SQRT)
+    floor = torch.where(floor > torch.finfo(w.dtype).tiny, floor, torch.ones_like(floor))
+    return w @ symmetric_function(gram + floor * identity, INVERSE_SQRT)
 
 
 def _svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -441,8 +423,8 @@ def nearest_orthonormal(w: Tensor) -> Tensor:
 def nearest_rotation(m: Tensor) -> Tensor:
     """Nearest orthogonal matrix to square m (..., p, p): u v^T of its singular value decomposition.
 
-    Differentiable to second order wherever at most one singular value is 0, also for equal singular values. Where
-    two vanish there is no derivative; the part of it that belongs to them is taken as 0.
+    Twice differentiable where m is regular, also at equal singular values. It jumps where a singular value is 0: the
+    derivative is then that of one side, and where two vanish the part of it that belongs to them is taken as 0.
     """
     u, s, vh = _svd(m.detach())
     total = s.unsqueeze(-1) + s.unsqueeze(-2)

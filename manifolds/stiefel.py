@@ -129,10 +129,11 @@ class Stiefel(OrthonormalColumns):
     # -- movement --------------------------------------------------------------------------------------------------
 
     def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        a = skew(x.mT @ u)
-        k = u - x @ a
-        m, n = geodesic_coefficients(a, k.mT @ k, self._b)
-        return combine_orthonormal(x, m, k, n)
+        # The normal part k = u - x a enters by its Gram matrix, and is never formed.
+        xu, uu = x.mT @ u, u.mT @ u
+        a = skew(xu)
+        m, n = geodesic_coefficients(a, uu - a.mT @ a, self._b)
+        return combine_orthonormal(x, m - a @ n, u, n, uu, xu)
 
     def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
         return logarithm(x, y, self._b)
@@ -156,8 +157,8 @@ def _cayley(x: Tensor, u: Tensor) -> Tensor:
 
     The n x n system has rank 2p; eliminating one half of its 2p x 2p Woodbury form leaves a p x p one.
     """
-    a = skew(x.mT @ u)
-    k = u - x @ a
+    xu, uu = x.mT @ u, u.mT @ u
+    a = skew(xu)
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    c = torch.linalg.inv_ex(identity - 0.5 * a + 0.25 * (k.mT @ k))[0]
-    return combine_orthonormal(x, 2.0 * c - identity, k, c)
+    c = torch.linalg.inv_ex(identity - 0.5 * a + 0.25 * (uu - a.mT @ a))[0]
+    return combine_orthonormal(x, 2.0 * c - identity - a @ c, u, c, uu, xu)

@@ -190,11 +190,14 @@ def _(info: Any, in_dims: tuple[int | None, ...], m: Tensor, r: Tensor, b: float
 
 def _logarithms(columns: Tensor, b: float) -> Tensor:
     """t for a batch of orthonormal columns [m; r], or ConvergenceError."""
+    p = columns.shape[-1]
     frame = _complete(columns)
     t, residual = _algebraic(frame, b)
     failed = ~(residual <= _CONVERGED)
     if b != 0.5 and bool(failed.any()):
-        t[failed], residual[failed] = _continuation(frame[failed])
+        t[failed] = _continuation(frame[failed])
+    # Of the equation itself: at a rotation by pi the iteration can stand still without having solved it.
+    residual = (frame[..., :p, :p] - geodesic_coefficients(*_unpack(t), b)[0]).abs().amax((-2, -1))
     failed = ~(residual <= _ACCEPTED)
     if bool(failed.any()):
         raise ConvergenceError(
@@ -205,8 +208,8 @@ def _logarithms(columns: Tensor, b: float) -> Tensor:
     return t
 
 
-def _continuation(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """t in the Euclidean metric and its residual, from the canonical one: further out than the iteration reaches."""
+def _continuation(frame: Tensor) -> Tensor:
+    """t in the Euclidean metric, from the canonical one: further out than the iteration reaches."""
     p = frame.shape[-1] // 2
     m = frame[..., :p, :p]
     t, _ = _algebraic(frame, 0.5)
@@ -214,7 +217,7 @@ def _continuation(frame: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(steps):
             gap = m - geodesic_coefficients(*_unpack(t), b)[0]
             t = t + torch.linalg.solve_ex(_jacobian(t, b), gap.flatten(-2).unsqueeze(-1))[0].reshape(m.shape)
-    return t, (m - geodesic_coefficients(*_unpack(t), b)[0]).abs().amax((-2, -1))
+    return t
 
 
 def _complete(columns: Tensor) -> Tensor:
