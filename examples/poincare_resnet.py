@@ -50,6 +50,7 @@ from holonomy.models.architectures.poincare_resnet.evaluation import (
     origin_distance_score,
     pgd,
 )
+from holonomy.models.architectures.poincare_resnet.layers import Init
 from holonomy.models.architectures.poincare_resnet.network import resnet_blocks
 from holonomy.optim import RiemannianAdam
 
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 LAYERS = 20
 EPSILONS = (0.05, 0.1, 0.2, 0.3)
-INITS = ("identity", "hnn", "identity_eye")
+INITS: tuple[Init, ...] = ("identity", "hnn", "identity_eye")
 
 
 @dataclass(frozen=True)

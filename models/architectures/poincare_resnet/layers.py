@@ -451,7 +451,7 @@ class PoincareConv2d(_Gyroplanes):
     def _apply_layer(self, x: Tensor) -> Tensor:
         v = self._to_tangent(x, -3)
         weight, norm, r = self._columns(v, (-1, 1, 1))
-        where = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        where: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         m = F.conv2d(v, weight, **where)
         n2 = F.conv2d(dot(v, v, 1), torch.ones_like(weight[:1, :1]), **where)
         return gyroplanes(

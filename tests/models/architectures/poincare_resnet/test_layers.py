@@ -2,6 +2,7 @@
 
 import math
 
+import geoopt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from holonomy.manifolds import PoincareBall
 from holonomy.models.architectures.poincare_resnet import (
     PoincareAvgPool2d,
+    PoincareBatchNorm2d,
     PoincareConv2d,
     PoincareLinear,
     PoincareMLR,
@@ -58,7 +60,7 @@ def test_identity_embeds_and_truncates() -> None:
 def test_hnn_init_has_its_variance() -> None:
     layer = PoincareLinear(200, 100, ball=PoincareBall(c=1.0), init="hnn")
     # variance 1 / (2 in out) = 2.5e-5; 20,000 draws give it to 1 % at one standard deviation, 5 % is five of them
-    assert float(layer.weight.var()) * 2 * 200 * 100 == pytest.approx(1.0, rel=0.05)
+    assert float(layer.weight.detach().var()) * 2 * 200 * 100 == pytest.approx(1.0, rel=0.05)
 
 
 def test_linear_tends_to_an_affine_map_as_c_vanishes() -> None:
@@ -83,8 +85,9 @@ def test_mlr_is_the_signed_distance_to_hyperplanes() -> None:
     z, r = layer.weight.detach(), layer.bias.detach()
     norm = z.norm(dim=1, keepdim=True)
     q = expmap0(r[:, None] * z / norm, c)
-    expected = 2.0 * norm.T * ball.dist2plane(x[:, None], q, z, signed=True)
-    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    for judge in (ball, geoopt.PoincareBall(c=torch.tensor(c, dtype=DTYPE))):
+        expected = 2.0 * norm.T * judge.dist2plane(x[:, None], q, z, signed=True)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
     # on the hyperplane the distance is 0
     torch.testing.assert_close(layer(q).diagonal(), torch.zeros(4, dtype=DTYPE), rtol=0.0, atol=1e-12)
 
@@ -243,6 +246,18 @@ def test_outputs_stay_strictly_inside_the_ball(size: float, dtype: torch.dtype) 
     assert float(y.detach().norm(dim=1).max()) * c**0.5 <= limit * (1.0 + 8 * torch.finfo(dtype).eps)
     gradients = torch.autograd.grad(y.sum(), [x, layer.weight, layer.bias])
     assert all(bool(g.isfinite().all()) for g in (y, *gradients))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_joins_and_norms_stay_strictly_inside_the_ball(dtype: torch.dtype) -> None:
+    c = 0.7
+    ball = PoincareBall(c=c)
+    x, y = (points(4, 3, 6, 6, c=c, radius=projection_limit(dtype), seed=s).to(dtype) for s in (0, 1))
+    norm = PoincareBatchNorm2d(3, ball=ball, space="ball", dtype=dtype)
+    norm.weight.data.fill_(1e4)
+    for out in (norm(x), PoincareResidual(ball, space="ball")(x, y)):
+        reach = float(out.detach().norm(dim=1).max()) * c**0.5
+        assert reach <= projection_limit(dtype) * (1.0 + 8 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("space", ["tangent", "ball"])
