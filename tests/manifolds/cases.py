@@ -66,6 +66,8 @@ class Case:
     #: Statistic of a random point and its expectation, by the law that the class documents.
     statistic: Callable[[Tensor], Tensor] | None = None
     expectation: tuple[float, ...] = ()
+    #: Inner product of ambient vectors at x that extends the metric (None: `inner` itself takes them).
+    ambient_inner: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     #: Largest error of a float32 operation, in float32 eps relative to the largest entry of the result. The default
     #: leaves room for sums over a dozen entries and for the condition of a logarithm at the suite's distances.
     float32_error: float = 64.0
@@ -231,7 +233,13 @@ def _simplex(n: int, retraction: str) -> Case:
 _SECOND_ORDER = {("euclidean", "polar"), ("canonical", "cayley")}
 
 
+#: Sectional curvatures: Zimmermann, Stoye (arXiv:2405.02268) and Rentmeesters (UCLouvain, 2013).
+_STIEFEL_CURVATURE = {"euclidean": (-0.5, 1.0), "canonical": (0.0, 1.25)}
+
+
 def _stiefel(n: int, p: int, metric: str, retraction: str) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+    first, mixed = eye[:, :p], torch.cat([eye[:, : p - 1], eye[:, -1:]], dim=1)
     return Case(
         id=f"Stiefel({n}x{p}, {metric}, {retraction})",
         kind=Stiefel,
@@ -239,8 +247,12 @@ def _stiefel(n: int, p: int, metric: str, retraction: str) -> Case:
         shape=(n, p),
         dimension=n * p - p * (p + 1) // 2,
         injectivity_radius=math.pi if metric == "euclidean" else math.sqrt(0.8) * math.pi,
-        curvature=None,
-        lacks=frozenset({"logmap", "dist", "dist2", "sectional_curvature"}),
+        curvature=_STIEFEL_CURVATURE[metric],
+        # Sectional curvature divides by the area that two random vectors span, which may be a tenth of the squares.
+        float32_error=256.0,
+        # The logarithm is iterative; 0.98 of this is within what it promises, 0.95 of the injectivity radius.
+        reach=2.4,
+        distances=((first, mixed, 0.5 * math.pi), (first, first, 0.0)) if n > p else ((first, first, 0.0),),
         retraction_order=2 if (metric, retraction) in _SECOND_ORDER else 1,
         invalid_shapes=((), (3,), (2, 3), (3, 0)),
         invalid_points=(2.0 * torch.eye(n, p), torch.zeros(n, p), torch.ones(n, p)),
@@ -335,6 +347,7 @@ def _lorentz(d: int, c: float) -> Case:
         invalid_shapes=((), (1,), (0,)),
         invalid_points=([2.0 * r] + [0.0] * d, [-r] + [0.0] * d, [0.0] * (d + 1)),
         hard_pairs=((at(0.0), at(0.0)), (at(5.0), at(5.0)), (at(7.0), at(-7.0)), (at(0.0), at(1e-4))),
+        ambient_inner=lambda x, u, v: (u * v).sum(-1) - 2.0 * u[..., 0] * v[..., 0],
         statistic=wrapped_normal,
         expectation=_isotropic(d, 4.0 / (c * d)),
     )
@@ -371,18 +384,33 @@ def each_case(*operations: str, where: Callable[[Case], bool] = lambda case: Tru
     return pytest.mark.parametrize("case", rows, ids=lambda case: case.id)
 
 
+def first_of_its_kind(case: Case) -> bool:
+    """Condition of slow tests of code paths, which sizes and curvatures do not change: one row for each of those."""
+
+    def path(case: Case) -> tuple[object, ...]:
+        return case.kind, *(case.arguments.get(name) for name in ("metric", "retraction"))
+
+    return next(other for other in CASES if path(other) == path(case)) is case
+
+
+def first_of_its_metric(case: Case) -> bool:
+    """As `first_of_its_kind`, with the default retraction only."""
+    default = case.kind.retractions[0]
+    return first_of_its_kind(case) and case.arguments.get("retraction", default) == default
+
+
 def exact_transport(case: Case) -> bool:
     """Condition of tests on parallel transport proper."""
     return case.manifold().exact_transport
 
 
-def each_operation(*names: str) -> pytest.MarkDecorator:
+def each_operation(*names: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
     """Run a test over every row and every operation that it offers (or only those named), as `case, operation`."""
     pairs = [
         pytest.param(case, operation, id=f"{case.id}-{operation.name}")
         for case in CASES
         for operation in OPERATIONS
-        if case.has(operation.name, *operation.needs) and (not names or operation.name in names)
+        if where(case) and case.has(operation.name, *operation.needs) and (not names or operation.name in names)
     ]
     return pytest.mark.parametrize(("case", "operation"), pairs)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import Case, Inputs, Operation, assert_close, each_case, each_operation
+from cases import Case, Inputs, Operation, assert_close, each_case, each_operation, first_of_its_kind
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
@@ -86,7 +86,7 @@ def test_first_derivatives(case: Case, operation: Operation) -> None:
     assert torch.autograd.gradcheck(function, free)
 
 
-@each_operation()
+@each_operation(where=first_of_its_kind)
 def test_second_derivatives(case: Case, operation: Operation) -> None:
     function, free = _on_manifold(case, operation)
     assert torch.autograd.gradgradcheck(function, free)

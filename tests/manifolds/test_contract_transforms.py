@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import OPERATIONS, Case, Inputs, Operation, assert_close, each_case, each_operation
+from cases import (
+    OPERATIONS,
+    Case,
+    Inputs,
+    Operation,
+    assert_close,
+    each_case,
+    each_operation,
+    first_of_its_kind,
+    first_of_its_metric,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -42,7 +52,7 @@ def assert_all_close(case: Case, got: list[Tensor], wanted: list[Tensor]) -> Non
         assert_close(a, b, case.float64_error * EPS, name)
 
 
-@each_case()
+@each_case(where=first_of_its_metric)
 def test_compile_takes_the_whole_graph(case: Case) -> None:
     """fullgraph: a branch on data, or a call that torch.compile cannot see into, is an error."""
     torch._dynamo.reset()
@@ -51,7 +61,7 @@ def test_compile_takes_the_whole_graph(case: Case) -> None:
     assert_all_close(case, compiled(inputs), module(inputs))
 
 
-@each_case("dist2")
+@each_case("dist2", where=first_of_its_kind)
 def test_compiled_gradients_equal_eager_ones(case: Case) -> None:
     """The backward pass through a step and a distance traces too."""
     torch._dynamo.reset()
@@ -71,7 +81,7 @@ def test_compiled_gradients_equal_eager_ones(case: Case) -> None:
 
 
 @pytest.mark.slow
-@each_case("expmap", "dist", where=lambda case: case.shape in ((3,), (5,), (5, 2)))
+@each_case("expmap", "dist", where=first_of_its_metric)
 def test_inductor_equals_eager(case: Case) -> None:
     """Code generation, which takes a compiler and many seconds, for one size of each manifold."""
     torch._dynamo.reset()
@@ -84,7 +94,7 @@ def test_inductor_equals_eager(case: Case) -> None:
     assert_close(torch.compile(function, fullgraph=True)(*free), function(*free), case.float64_error * EPS)
 
 
-@each_case()
+@each_case(where=first_of_its_metric)
 def test_export_gives_a_program_that_runs(case: Case) -> None:
     module, inputs = Everything(case), case.inputs(3)
     program = torch.export.export(module, (inputs,))
@@ -92,7 +102,7 @@ def test_export_gives_a_program_that_runs(case: Case) -> None:
     assert_all_close(case, program.module()(other), module(other))
 
 
-@each_case()
+@each_case(where=first_of_its_kind)
 def test_export_keeps_a_batch_dimension_free(case: Case) -> None:
     manifold = case.manifold()
 
