@@ -7,7 +7,7 @@ error texts, low-precision rule and `validate=True` mode.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from holonomy.manifolds.errors import DimensionError, MembershipError
 from holonomy.manifolds.pairwise import by_rows
 
 __all__ = ["Manifold"]
-
-Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 _HALF = (torch.float16, torch.bfloat16)
 _POINTS = ("x", "y", "z")
@@ -97,12 +95,12 @@ class Manifold(torch.nn.Module):
 
     def _evaluate(
         self,
-        function: Callable[..., Result],
+        function: Callable[..., Any],
         *,
         ambient: tuple[str, ...] = (),
         narrow: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to,
         **tensors: Tensor,
-    ) -> Result:
+    ) -> Any:
         """Check the named tensors, bring them to one working dtype, call, and bring the result back.
 
         Tensors named x, y, z must be points, those named u, v, w tangent at x, unless listed in `ambient`. `narrow`
@@ -132,7 +130,7 @@ class Manifold(torch.nn.Module):
         return result.to(dtype)
 
     def _check_inputs(self, operation: str, tensors: dict[str, Tensor]) -> torch.dtype:
-        dtype: torch.dtype | None = None
+        dtype = torch.float16
         trailing: torch.Size | None = None
         batch: list[int] = []
         first = next(iter(tensors))
@@ -158,7 +156,6 @@ class Manifold(torch.nn.Module):
                         f"wanted trailing dimensions {tuple(trailing)} as in {first!r}"
                     )
             batch = self._broadcast(operation, name, batch, list(shape[: len(shape) - self.ndim]))
-        assert dtype is not None
         return dtype
 
     def _broadcast(self, operation: str, name: str, batch: list[int], other: list[int]) -> list[int]:

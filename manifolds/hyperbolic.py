@@ -82,14 +82,14 @@ class Hyperbolic(Manifold):
     def _pair(self, dim: int, function: Callable[..., tuple[Tensor, ...]], **kw: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate a function that returns a point and a vector."""
         operation = function.__name__.lstrip("_")
-        moved = {name: self._last(operation, name, tensor, dim) for name, tensor in kw.items()}
+        moved: dict[str, Any] = {name: self._last(operation, name, tensor, dim) for name, tensor in kw.items()}
         y, w = self._evaluate(function, narrow=self._narrow, **moved)
         return (y, w) if dim == -1 else (y.movedim(-1, dim), w.movedim(-1, dim))
 
     def _scalar(self, dim: int, keepdim: bool, function: Callable[..., Tensor], **kw: Tensor) -> Tensor:
         """Evaluate a function that reduces the axis `dim`."""
         operation = function.__name__.lstrip("_")
-        moved = {name: self._last(operation, name, tensor, dim) for name, tensor in kw.items()}
+        moved: dict[str, Any] = {name: self._last(operation, name, tensor, dim) for name, tensor in kw.items()}
         result = self._evaluate(function, **moved)
         return result.unsqueeze(dim) if keepdim else result
 

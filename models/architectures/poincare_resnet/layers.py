@@ -451,9 +451,9 @@ class PoincareConv2d(_Gyroplanes):
     def _apply_layer(self, x: Tensor) -> Tensor:
         v = self._to_tangent(x, -3)
         weight, norm, r = self._columns(v, (-1, 1, 1))
-        where: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        m = F.conv2d(v, weight, **where)
-        n2 = F.conv2d(dot(v, v, 1), torch.ones_like(weight[:1, :1]), **where)
+        placing = self.stride, self.padding, self.dilation
+        m = F.conv2d(v, weight, None, *placing)
+        n2 = F.conv2d(dot(v, v, 1), torch.ones_like(weight[:1, :1]), None, *placing)
         return gyroplanes(
             m, n2, norm, r, self._c(v), -3, source="tangent", target=self.space, gain=self.gain, backward=self.backward
         )
