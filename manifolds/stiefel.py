@@ -108,20 +108,21 @@ class Stiefel(OrthonormalColumns):
         return change + 0.5 * (u @ b.mT + g @ a.mT) + x @ sym(a @ b + u.mT @ g)
 
     def _sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        uu, uv, vv = u.mT @ u, u.mT @ v, v.mT @ v
+        # In terms of the bracket of the skew lifts [[a, -n^T], [n, 0]], whose blocks enter by their lengths; the normal
+        # parts k, h enter by their Gram matrices.
+        a, b = skew(x.mT @ u), skew(x.mT @ v)
+        k, h = u - x @ a, v - x @ b
+        kk, kh, hh = k.mT @ k, k.mT @ h, h.mT @ h
+        turn = a @ b - b @ a
+        top = (turn - kh + kh.mT).square().sum((-2, -1))
+        side = (k @ b - h @ a).square().sum((-2, -1))
+        vertical = (kk * hh).sum((-2, -1)) - (kh * kh.mT).sum((-2, -1))
         if self.metric == "euclidean":
-            # Gauss equation: the second fundamental form is -x sym(u^T v).
-            numerator = (uu * vv).sum((-2, -1)) - sym(uv).square().sum((-2, -1))
+            # Gauss equation, |u v^T - v u^T|^2/2 - |u^T v - v^T u|^2/4: the second fundamental form is -x sym(u^T v).
+            numerator = 0.5 * turn.square().sum((-2, -1)) + side + vertical - 0.25 * top
         else:
-            # Normal homogeneous space SO(n)/SO(n - p) (O'Neill): |[u, v]_m|^2/4 + |[u, v]_h|^2 of the horizontal lifts
-            # [[a, -n^T], [n, 0]], which are Gram matrices of the normal parts k where n is not wanted.
-            a, b = skew(x.mT @ u), skew(x.mT @ v)
-            k, h = u - x @ a, v - x @ b
-            kk, kh, hh = k.mT @ k, k.mT @ h, h.mT @ h
-            top = a @ b - b @ a - kh + kh.mT
-            side = k @ b - h @ a
-            vertical = 2.0 * ((kk * hh).sum((-2, -1)) - (kh * kh.mT).sum((-2, -1)))
-            numerator = top.square().sum((-2, -1)) / 8.0 + side.square().sum((-2, -1)) / 4.0 + 0.5 * vertical
+            # Normal homogeneous space SO(n)/SO(n - p) (O'Neill): |bracket_m|^2/4 + |bracket_h|^2.
+            numerator = 0.125 * top + 0.25 * side + vertical
         area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
         flat = area <= torch.finfo(x.dtype).eps * self._inner(x, u, u) * self._inner(x, v, v)
         return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
