@@ -174,6 +174,39 @@ class PoincareBall(Hyperbolic):
     def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
         return torch.zeros(size, dtype=dtype, device=device)
 
+    def random_normal(
+        self,
+        *size: int,
+        mean: float | Tensor = 0.0,
+        std: float | Tensor = 1.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Random points expmap0(mean + std n / sqrt(d)), with n standard normal in R^d: geoopt's law at every c."""
+
+        def normal(
+            size: tuple[int, ...],
+            dtype: torch.dtype,
+            device: torch.device | str | None,
+            generator: torch.Generator | None,
+        ) -> Tensor:
+            n = torch.randn(size, dtype=dtype, device=device, generator=generator)
+            return self._expmap0(mean + std * n / size[-1] ** 0.5)
+
+        return self._draw(normal, size, dtype, device, generator)
+
+    def wrapped_normal(
+        self, *size: int, mean: Tensor, std: float | Tensor = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Random points expmap(mean, std u) of shape `size`, with u standard normal in an orthonormal basis at `mean`.
+
+        dtype and device are those of `mean`, which broadcasts to `size`. `WrappedNormal` is the distribution, with its
+        density.
+        """
+        x = mean.expand(*size)
+        return self.expmap(x, std * self.random_tangent(x, generator=generator))
+
     # -- gyrovector operations -------------------------------------------------------------------------------------
 
     def _point(self, dim: int, project: bool, function: Callable[..., Tensor], **kw: Any) -> Tensor:

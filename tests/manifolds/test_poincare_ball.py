@@ -442,3 +442,25 @@ def test_operations_take_meta_tensors() -> None:
     assert ball.midpoint(x).shape == (3,)
     assert ball.cdist(x, x).shape == (4, 4)
     assert ball.dist2plane(x, x, x).shape == (4,)
+
+
+def test_random_normal_has_the_law_of_geoopt():
+    generator = torch.Generator().manual_seed(0)
+    ball, mean = PoincareBall(c=0.3), torch.tensor([0.4, -0.2], dtype=torch.float64)
+    x = ball.random_normal(20_000, 2, mean=mean, std=0.5, dtype=torch.float64, generator=generator)
+    u = ball.logmap0(x)
+    # Means of 20,000 draws of standard deviation 0.35: five standard errors are 0.0125.
+    torch.testing.assert_close(u.mean(0), mean, atol=0.0125, rtol=0)
+    torch.testing.assert_close(u.std(0), torch.full_like(mean, 0.5 / 2**0.5), atol=0.01, rtol=0)
+
+
+def test_wrapped_normal_is_normal_in_the_tangent_space_of_its_mean():
+    generator = torch.Generator().manual_seed(0)
+    ball, mean = PoincareBall(c=0.3), torch.tensor([0.9, -0.6], dtype=torch.float64)
+    x = ball.wrapped_normal(20_000, 2, mean=mean, std=0.5, generator=generator)
+    u = ball.logmap(mean, x) * ball.lambda_x(mean)
+    # Five standard errors of the mean, and of the standard deviation, of 20,000 draws.
+    torch.testing.assert_close(u.mean(0), torch.zeros_like(mean), atol=0.018, rtol=0)
+    torch.testing.assert_close(u.std(0), torch.full_like(mean, 0.5), atol=0.0125, rtol=0)
+    again = ball.wrapped_normal(20_000, 2, mean=mean, std=0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
