@@ -589,7 +589,7 @@ def _plot_unseen(report: Report) -> "Figure":
         axes.bar(np.arange(len(scores)) + shift, means, 0.38, yerr=ends, capsize=3, label=label)
     axes.axhline(0.5, color="gray", linewidth=1)
     axes.set_xticks(range(len(scores)), scores)
-    axes.set_ylim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.15)
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right", ncols=2)
     return figure

@@ -5,6 +5,11 @@ Curvature is -c. Each operation is a formula in plain torch operations plus its 
 everything else is computed again when gradients are wanted. With ``backward="autograd"`` autograd differentiates the
 same formula: the reference, and what the memory is compared with. The backward passes are differentiable themselves.
 
+`PoincareBall` has the same operations, built to keep every digit up to the boundary, for which it evaluates float32
+points in float64. Feature maps are kept within `projection_limit` of the radius instead, where these plainer formulas
+are as good (the tests hold the two equal), cost a quarter, work on the channel axis in place, and have a backward whose
+memory is known.
+
 Most maps here only rescale a vector by a function of its length: x -> f(s) x with s = sqrt(c) |x|. They are given by
 the pair f and h = s f'(s) (`Profile`), from which value, gradient and curvature gradient follow once.
 """
