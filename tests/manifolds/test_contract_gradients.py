@@ -89,7 +89,8 @@ def test_first_derivatives(case: Case, operation: Operation) -> None:
 @each_operation(where=first_of_its_kind)
 def test_second_derivatives(case: Case, operation: Operation) -> None:
     function, free = _on_manifold(case, operation)
-    assert torch.autograd.gradgradcheck(function, free)
+    # One random direction in inputs and one in outputs: an error in any entry shows, at a tenth of the time.
+    assert torch.autograd.gradgradcheck(function, free, fast_mode=True)
 
 
 def hard_inputs(case: Case, dtype: torch.dtype) -> list[tuple[str, Inputs]]:
