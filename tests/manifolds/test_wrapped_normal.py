@@ -148,7 +148,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"WrappedNormal: no closed form .* on Grassmann"):
         WrappedNormal(Grassmann(), torch.eye(4, 2), 0.1)
     with pytest.raises(MembershipError, match="off the manifold"):
-        WrappedNormal(Sphere(), 2.0 * loc, 0.1)
+        WrappedNormal(Sphere(), 2.0 * loc, 0.1, validate_args=True)  # torch's default is off once anything compiled
     with pytest.raises(ValueError, match="'scale' must be positive"):
         WrappedNormal(Sphere(), loc, -0.1)
     with pytest.raises(ValueError, match="'scale' 2 is too large on Sphere of dimension 2"):
@@ -156,4 +156,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(TypeError, match="'scale' must be a number or a tensor"):
         WrappedNormal(Sphere(), loc, "wide")  # type: ignore[arg-type]
     with pytest.raises(MembershipError, match="'value'"):
-        WrappedNormal(Sphere(), loc, 0.1).log_prob(2.0 * loc)
+        WrappedNormal(Sphere(), loc, 0.1, validate_args=True).log_prob(2.0 * loc)
