@@ -54,7 +54,7 @@ format: $(READY)  ## write the style
 	$(BIN)/ruff format
 
 docs: $(READY) links  ## the reference, in build/site
-	$(BIN)/python -m pip install --quiet '.[docs]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' -c constraints.txt
 	$(BIN)/mkdocs build --strict
 
 dist: $(READY)  ## wheel and sdist in dist/

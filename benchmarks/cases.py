@@ -14,7 +14,7 @@ import torch
 from hypll.manifolds.poincare_ball import Curvature
 from hypll.manifolds.poincare_ball import PoincareBall as HypllBall
 from hypll.nn import HConvolution2d
-from hypll.tensors import ManifoldTensor, TangentTensor
+from hypll.tensors import ManifoldTensor
 from torch import Tensor
 
 from holonomy.manifolds import Grassmann, Manifold, ManifoldParameter, PoincareBall, Stiefel
@@ -49,10 +49,13 @@ def _ball_points(*size: int, c: float = 1.0, radius: float = 0.9) -> Tensor:
 
 
 def _backward(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], object]:
+    """Forward and backward pass, to the inputs and, where a module is behind the function, to its weights."""
     leaves = [t.clone().requires_grad_() for t in inputs]
 
     def run() -> object:
-        return torch.autograd.grad(function(*leaves).sum(), leaves)
+        for leaf in leaves:
+            leaf.grad = None
+        return function(*leaves).sum().backward()  # type: ignore[no-untyped-call]
 
     return run
 
@@ -125,24 +128,18 @@ def ball_op(name: str, backward: bool, *size: int) -> Thunks:
 
 
 def conv(backward: bool) -> Thunks:
-    """Hyperbolic 3x3 convolution of a (32, 16, 32, 32) map, hypll's, and torch's Euclidean one for scale."""
-    x = torch.randn(32, 16, 32, 32, generator=_generator()) * 0.05
-    ours = PoincareConv2d(16, 16, 3, padding=1, ball=PoincareBall(c=1.0))
+    """Hyperbolic 3x3 convolution of a (32, 16, 32, 32) map from ball to ball; torch's Euclidean one for scale."""
+    ours = PoincareConv2d(16, 16, 3, padding=1, ball=PoincareBall(), space="ball")
+    x = PoincareBall().expmap0(torch.randn(32, 16, 32, 32, generator=_generator()) * 0.05, dim=1)
     ball = HypllBall(c=Curvature(1.0, constraining_strategy=lambda c: c))
     peer = HConvolution2d(16, 16, 3, manifold=ball, padding=1)
     flat = torch.nn.Conv2d(16, 16, 3, padding=1)
 
     def theirs(x: Tensor) -> Tensor:
-        points = ball.expmap(TangentTensor(x, man_dim=1, manifold=ball))
-        assert isinstance(points, ManifoldTensor)
-        return ball.logmap(x=None, y=peer(points)).tensor
+        return peer(ManifoldTensor(x, manifold=ball, man_dim=1)).tensor
 
     if backward:
-        return {
-            "holonomy": _backward(ours, x),
-            "hypll": _backward(theirs, x),
-            "torch Conv2d": _backward(flat, x),
-        }
+        return {"holonomy": _backward(ours, x), "hypll": _backward(theirs, x), "torch Conv2d": _backward(flat, x)}
 
     def forward(function: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         def run() -> object:

@@ -159,7 +159,7 @@ PAPERS = (
         "CVPR 2025",
         "interpretability",
     ),
-    Paper("poincare_resnet", "Poincaré ResNet", "ICCV 2023", "architectures", minutes=1, data="digits"),
+    Paper("poincare_resnet", "Poincaré ResNet", "ICCV 2023", "architectures", minutes=1.5, data="digits"),
     Paper("pointer_network", "Pointer Networks", "NIPS 2015", "architectures"),
     Paper(
         "relative",
