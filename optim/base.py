@@ -81,16 +81,18 @@ def towards_origin(manifold: Manifold, x: Tensor) -> Tensor:
     return manifold.logmap(x, manifold.origin(*x.shape, dtype=x.dtype, device=x.device))
 
 
-def _require_decay_target(name: str, decay: float | Tensor, manifold: Manifold, shape: torch.Size) -> None:
-    if decay == 0:
-        return
+def _has_unique_geodesics(manifold: Manifold) -> bool:
     # Where the injectivity radius is infinite, every point has exactly one geodesic to the origin, and the squared
     # distance to it is smooth and convex. On compact manifolds it is neither, and no point is special.
     try:
-        if math.isinf(manifold.injectivity_radius()):
-            return
-    except NotImplementedError:
-        pass
+        return math.isinf(manifold.injectivity_radius())
+    except NotImplementedError:  # a manifold of geoopt's that does not say
+        return False
+
+
+def _require_decay_target(name: str, decay: float | Tensor, manifold: Manifold, shape: torch.Size) -> None:
+    if decay == 0 or _has_unique_geodesics(manifold):
+        return
     raise ValueError(
         f"{name}: weight_decay={decay} has no meaning for the parameter of shape {tuple(shape)} on {manifold.name}: no "
         "point is one that every other has exactly one shortest path to. Pass manifold_weight_decay=0 to decay the "

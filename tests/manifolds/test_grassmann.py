@@ -44,7 +44,7 @@ def _projector(x: Tensor) -> Tensor:
     return x @ x.mT
 
 
-def _close(got: Tensor, wanted: Tensor | np.ndarray | float, atol: float = TOLERANCE) -> None:
+def _assert_close(got: Tensor, wanted: Tensor | np.ndarray | float, atol: float = TOLERANCE) -> None:
     torch.testing.assert_close(got, torch.as_tensor(wanted, dtype=got.dtype).expand_as(got), rtol=0, atol=atol)
 
 
@@ -59,20 +59,20 @@ def _lines(angle: float) -> tuple[Tensor, Tensor]:
 def test_orthogonal_lines_are_a_right_angle_apart() -> None:
     """Not 0, as the distance from projectors by a logarithm that ends at the cut locus would have it."""
     x, y = _lines(math.pi / 2)
-    _close(MANIFOLD.dist(x, y), math.pi / 2)
-    _close(MANIFOLD.dist2(x, y), math.pi**2 / 4)
+    _assert_close(MANIFOLD.dist(x, y), math.pi / 2)
+    _assert_close(MANIFOLD.dist2(x, y), math.pi**2 / 4)
     u = MANIFOLD.logmap(x, y)
-    _close(MANIFOLD.norm(x, u), math.pi / 2)
-    _close(_projector(MANIFOLD.expmap(x, u)), _projector(y))
+    _assert_close(MANIFOLD.norm(x, u), math.pi / 2)
+    _assert_close(_projector(MANIFOLD.expmap(x, u)), _projector(y))
 
 
 @pytest.mark.parametrize("angle", [1e-12, 1e-9, 1e-6, 1e-3, 0.1, 1.0, 1.5, math.pi / 2 - 1e-6, math.pi / 2 - 1e-9])
 def test_distance_is_right_at_small_and_at_nearly_right_angles(angle: float) -> None:
     """arccos of singular values is exactly 0 below 1e-8."""
     x, y = _lines(angle)
-    _close(MANIFOLD.dist(x, y), angle, atol=1e-15 + 4 * EPS * angle)
-    _close(MANIFOLD.dist2(x, y).sqrt(), angle, atol=1e-15 + 4 * EPS * angle)
-    _close(MANIFOLD.principal_angles(x, y), angle, atol=1e-15 + 4 * EPS * angle)
+    _assert_close(MANIFOLD.dist(x, y), angle, atol=1e-15 + 4 * EPS * angle)
+    _assert_close(MANIFOLD.dist2(x, y).sqrt(), angle, atol=1e-15 + 4 * EPS * angle)
+    _assert_close(MANIFOLD.principal_angles(x, y), angle, atol=1e-15 + 4 * EPS * angle)
 
 
 def test_principal_angles_of_every_size_at_once() -> None:
@@ -82,8 +82,8 @@ def test_principal_angles_of_every_size_at_once() -> None:
     turn = haar((10, 10), torch.float64, None, _generator())
     x, y = _other_basis(turn @ x), _other_basis(turn @ y, seed=6)
     got = MANIFOLD.principal_angles(x, y)
-    _close(got, angles)
-    _close(MANIFOLD.dist(x, y), float(angles.norm()))
+    _assert_close(got, angles)
+    _assert_close(MANIFOLD.dist(x, y), float(angles.norm()))
 
 
 @each_size
@@ -91,22 +91,22 @@ def test_principal_angles_equal_scipy(n: int, p: int) -> None:
     x, y = _point(n, p), _point(n, p, seed=1)
     wanted = scipy.linalg.subspace_angles(x.numpy(), y.numpy())[::-1].copy()
     # 1e-7: scipy takes arcsin or arccos of an angle near 0 where the other is flat.
-    _close(MANIFOLD.principal_angles(x, y), wanted, atol=1e-7)
+    _assert_close(MANIFOLD.principal_angles(x, y), wanted, atol=1e-7)
 
 
 @each_size
 def test_distance_does_not_depend_on_the_bases(n: int, p: int) -> None:
     x, y = _point(6, n, p), _point(6, n, p, seed=1)
-    _close(MANIFOLD.dist(_other_basis(x), _other_basis(y, seed=6)), MANIFOLD.dist(x, y))
-    _close(MANIFOLD.dist(x, _other_basis(x)), 0.0)
-    _close(MANIFOLD.dist(x, y), MANIFOLD.principal_angles(x, y).norm(dim=-1))
+    _assert_close(MANIFOLD.dist(_other_basis(x), _other_basis(y, seed=6)), MANIFOLD.dist(x, y))
+    _assert_close(MANIFOLD.dist(x, _other_basis(x)), 0.0)
+    _assert_close(MANIFOLD.dist(x, y), MANIFOLD.principal_angles(x, y).norm(dim=-1))
 
 
 @each_size
 def test_distance_equals_pymanopt(n: int, p: int) -> None:
     x, y = _point(n, p), _point(n, p, seed=1)
     # 1e-12: pymanopt takes the arccos of cosines.
-    _close(MANIFOLD.dist(x, y), pymanopt.manifolds.Grassmann(n, p).dist(x.numpy(), y.numpy()), atol=1e-12)
+    _assert_close(MANIFOLD.dist(x, y), pymanopt.manifolds.Grassmann(n, p).dist(x.numpy(), y.numpy()), atol=1e-12)
 
 
 def test_squared_distance_is_smooth_at_coincident_subspaces() -> None:
@@ -115,14 +115,14 @@ def test_squared_distance_is_smooth_at_coincident_subspaces() -> None:
     y = _other_basis(x)
     hessian = torch.func.hessian(lambda y: MANIFOLD.dist2(x, y))(y).reshape(8, 8)
     wanted = 2.0 * torch.kron(torch.eye(4, dtype=torch.float64) - _projector(x), torch.eye(2, dtype=torch.float64))
-    _close(hessian, wanted, atol=1e-13)
+    _assert_close(hessian, wanted, atol=1e-13)
 
 
 def test_gradient_of_the_squared_distance_is_the_logarithm() -> None:
     x, y = _point(6, 7, 3).requires_grad_(), _point(6, 7, 3, seed=1)
     (g,) = torch.autograd.grad(MANIFOLD.dist2(x, y).sum(), x)
     # 1e-13: two roundings through the derivative of a matrix function.
-    _close(MANIFOLD.egrad2rgrad(x.detach(), g), -2.0 * MANIFOLD.logmap(x.detach(), y), atol=1e-13)
+    _assert_close(MANIFOLD.egrad2rgrad(x.detach(), g), -2.0 * MANIFOLD.logmap(x.detach(), y), atol=1e-13)
 
 
 @pytest.mark.parametrize("right", [0, 1, 2, 3])
@@ -134,9 +134,9 @@ def test_everything_is_finite_at_right_angles(right: int) -> None:
         v = MANIFOLD.proju(x, torch.ones(6, 3, dtype=dtype)).detach()
         w = MANIFOLD.transp(x, y, v)
         eps = torch.finfo(dtype).eps
-        _close(MANIFOLD.dist(x, y), float(angles.norm()), atol=4 * eps)
-        _close(MANIFOLD.norm(y, w), float(v.norm()), atol=16 * eps)
-        _close(y.mT @ w, 0.0, atol=16 * eps)
+        _assert_close(MANIFOLD.dist(x, y), float(angles.norm()), atol=4 * eps)
+        _assert_close(MANIFOLD.norm(y, w), float(v.norm()), atol=16 * eps)
+        _assert_close(y.mT @ w, 0.0, atol=16 * eps)
         total = MANIFOLD.dist(x, y) + MANIFOLD.dist2(x, y) + MANIFOLD.logmap(x, y).sum() + w.sum()
         for g in torch.autograd.grad(total, (x, y)):
             assert bool(g.isfinite().all())
@@ -151,9 +151,9 @@ def test_exponential_and_logarithm_equal_pymanopt(n: int, p: int) -> None:
     u = _tangent(x, 1.4)
     peer = pymanopt.manifolds.Grassmann(n, p)
     y = MANIFOLD.expmap(x, u)
-    _close(_projector(y), _projector(torch.as_tensor(peer.exp(x.numpy(), u.numpy()))))
+    _assert_close(_projector(y), _projector(torch.as_tensor(peer.exp(x.numpy(), u.numpy()))))
     # 1e-13: pymanopt divides by x^T y, whose condition number here is about 6.
-    _close(MANIFOLD.logmap(x, y), peer.log(x.numpy(), y.numpy()), atol=1e-13)
+    _assert_close(MANIFOLD.logmap(x, y), peer.log(x.numpy(), y.numpy()), atol=1e-13)
 
 
 def _flow(x: Tensor, u: Tensor) -> Tensor:
@@ -169,19 +169,19 @@ def test_exponential_and_transport_equal_the_ambient_rotation(n: int, p: int, le
     u, v = _tangent(x, length), _tangent(x, seed=2)
     y, w = MANIFOLD.expmap_transp(x, u, v)
     # The Gram matrix of u has the square of its length, and so has the rounding of the angle.
-    _close(y, _flow(x, u) @ x, atol=TOLERANCE * (1.0 + length**2))
-    _close(w, _flow(x, u) @ v, atol=TOLERANCE * (1.0 + length**2))
+    _assert_close(y, _flow(x, u) @ x, atol=TOLERANCE * (1.0 + length**2))
+    _assert_close(w, _flow(x, u) @ v, atol=TOLERANCE * (1.0 + length**2))
 
 
 @each_size
 def test_exponential_of_the_logarithm_spans_the_target(n: int, p: int) -> None:
     x, y = _point(6, n, p), _point(6, n, p, seed=1)
     u = MANIFOLD.logmap(x, y)
-    _close(x.mT @ u, 0.0)
+    _assert_close(x.mT @ u, 0.0)
     z = MANIFOLD.expmap(x, u)
-    _close(_projector(z), _projector(y))
+    _assert_close(_projector(z), _projector(y))
     # By the basis nearest to x: x^T z is symmetric and positive.
-    _close(x.mT @ z, z.mT @ x)
+    _assert_close(x.mT @ z, z.mT @ x)
     assert float(torch.linalg.eigvalsh(x.mT @ z).min()) > 0
 
 
@@ -190,15 +190,15 @@ def test_logarithm_inverts_the_exponential_up_to_right_angles(n: int, p: int) ->
     x = _point(n, p)
     for length in (1e-10, 0.5, 1.5, math.pi / 2 - 1e-4):
         u = _tangent(x, length)
-        _close(MANIFOLD.logmap(x, MANIFOLD.expmap(x, u)), u)
-        _close(MANIFOLD.logmap(x, _other_basis(MANIFOLD.expmap(x, u))), u)
+        _assert_close(MANIFOLD.logmap(x, MANIFOLD.expmap(x, u)), u)
+        _assert_close(MANIFOLD.logmap(x, _other_basis(MANIFOLD.expmap(x, u))), u)
 
 
 def test_full_space_is_one_point() -> None:
     x, y = _point(3, 3), _point(3, 3, seed=1)
     assert MANIFOLD.dimension(3, 3) == 0
-    _close(MANIFOLD.dist(x, y), 0.0)
-    _close(MANIFOLD.proju(x, y), 0.0)
+    _assert_close(MANIFOLD.dist(x, y), 0.0)
+    _assert_close(MANIFOLD.proju(x, y), 0.0)
 
 
 # -- derivatives ---------------------------------------------------------------------------------------------------
@@ -256,21 +256,21 @@ def test_transport_along_a_retraction_is_parallel_to_its_end(retraction: str, n:
     x = _point(6, n, p)
     u, v = _tangent(x, 3.0), _tangent(x, seed=2)
     y, w = manifold.retr_transp(x, u, v)
-    _close(y.mT @ w, 0.0)
-    _close(w, manifold.transp(x, y, v))
+    _assert_close(y.mT @ w, 0.0)
+    _assert_close(w, manifold.transp(x, y, v))
 
 
 def test_retractions_span_the_same_subspace() -> None:
     x = _point(6, 7, 3)
     u = _tangent(x, 3.0)
-    _close(_projector(Grassmann("qr").retr(x, u)), _projector(Grassmann("polar").retr(x, u)))
+    _assert_close(_projector(Grassmann("qr").retr(x, u)), _projector(Grassmann("polar").retr(x, u)))
 
 
 def test_transport_does_not_depend_on_the_basis_of_the_target() -> None:
     x, y = _point(7, 3), _point(7, 3, seed=1)
     v = _tangent(x, seed=2)
     turn = haar((3, 3), torch.float64, None, _generator(6))
-    _close(MANIFOLD.transp(x, y @ turn, v), MANIFOLD.transp(x, y, v) @ turn)
+    _assert_close(MANIFOLD.transp(x, y @ turn, v), MANIFOLD.transp(x, y, v) @ turn)
 
 
 @pytest.mark.parametrize(
@@ -303,11 +303,11 @@ def test_curvature_is_what_bends_the_distance(n: int, p: int) -> None:
 
     curvature = MANIFOLD.sectional_curvature(x, u, v)
     # Richardson leaves e^4 = 1e-6 of it.
-    _close(curvature, (4.0 * measured(0.03) - measured(0.06)) / 3.0, atol=2e-5)
+    _assert_close(curvature, (4.0 * measured(0.03) - measured(0.06)) / 3.0, atol=2e-5)
     assert float(curvature.min()) > -TOLERANCE
     assert float(curvature.max()) < 2.0 + TOLERANCE
     if min(p, n - p) == 1:
-        _close(curvature, 1.0)
+        _assert_close(curvature, 1.0)
 
 
 def test_curvature_reaches_its_bounds() -> None:
@@ -315,9 +315,9 @@ def test_curvature_reaches_its_bounds() -> None:
     x = torch.eye(4, 2, dtype=torch.float64)
     a = torch.eye(4, dtype=torch.float64)[:, 2:]
     first, second = a * torch.tensor([1.0, 0.0]), a * torch.tensor([0.0, 1.0])
-    _close(MANIFOLD.sectional_curvature(x, first, second), 0.0)
+    _assert_close(MANIFOLD.sectional_curvature(x, first, second), 0.0)
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
-    _close(MANIFOLD.sectional_curvature(x, a, a @ quarter), 2.0)
+    _assert_close(MANIFOLD.sectional_curvature(x, a, a @ quarter), 2.0)
 
 
 def test_hessian_equals_pymanopt() -> None:
@@ -325,7 +325,7 @@ def test_hessian_equals_pymanopt() -> None:
     u, egrad, ehess = _tangent(x), _tangent(x, seed=7) + x, _point(7, 3, seed=8)
     peer = pymanopt.manifolds.Grassmann(7, 3)
     wanted = peer.euclidean_to_riemannian_hessian(*(t.numpy() for t in (x, egrad, ehess, u)))
-    _close(MANIFOLD.ehess2rhess(x, egrad, ehess, u), wanted)
+    _assert_close(MANIFOLD.ehess2rhess(x, egrad, ehess, u), wanted)
 
 
 def test_rejects_an_unknown_retraction() -> None:

@@ -39,7 +39,7 @@ def _ambient(*size: int, seed: int = 3) -> Tensor:
     return torch.randn(size, dtype=torch.float64, generator=_generator(seed))
 
 
-def _close(got: Tensor, wanted: Tensor | np.ndarray | float, atol: float = TOLERANCE) -> None:
+def _assert_close(got: Tensor, wanted: Tensor | np.ndarray | float, atol: float = TOLERANCE) -> None:
     torch.testing.assert_close(got, torch.as_tensor(wanted, dtype=got.dtype).expand_as(got), rtol=0, atol=atol)
 
 
@@ -58,16 +58,16 @@ def test_projection_is_idempotent_and_orthogonal_in_the_metric(metric: str, n: i
     """The canonical gradient map is no projection: applied twice, it doubles the part within the span."""
     manifold, x, z = Stiefel(metric), _point(8, n, p), _ambient(8, n, p)
     u = manifold.proju(x, z)
-    _close(x.mT @ u, -u.mT @ x)
-    _close(manifold.proju(x, u), u)
-    _close(manifold.inner(x, z - u, _tangent(manifold, x)), 0.0)
+    _assert_close(x.mT @ u, -u.mT @ x)
+    _assert_close(manifold.proju(x, u), u)
+    _assert_close(manifold.inner(x, z - u, _tangent(manifold, x)), 0.0)
 
 
 def test_canonical_metric_is_its_defining_formula() -> None:
     manifold, x = Stiefel("canonical"), _point(6, 3)
     u, v = _tangent(manifold, x), _tangent(manifold, x, seed=2)
     m = torch.eye(6, dtype=torch.float64) - 0.5 * x @ x.mT
-    _close(manifold.inner(x, u, v), torch.trace(u.mT @ m @ v))
+    _assert_close(manifold.inner(x, u, v), torch.trace(u.mT @ m @ v))
 
 
 @each_metric
@@ -87,7 +87,7 @@ def test_random_tangents_are_standard_normal_in_the_metric(metric: str) -> None:
 def test_decay_towards_zero_is_no_direction(metric: str) -> None:
     """The gradient of |x|^2/2 is x, which is normal: every point has the same length."""
     x = _point(6, 3)
-    _close(Stiefel(metric).egrad2rgrad(x, x), 0.0)
+    _assert_close(Stiefel(metric).egrad2rgrad(x, x), 0.0)
 
 
 def test_hessian_in_the_euclidean_metric_equals_pymanopt() -> None:
@@ -96,7 +96,7 @@ def test_hessian_in_the_euclidean_metric_equals_pymanopt() -> None:
     wanted = pymanopt.manifolds.Stiefel(6, 3).euclidean_to_riemannian_hessian(
         *(t.numpy() for t in (x, egrad, ehess, u))
     )
-    _close(manifold.ehess2rhess(x, egrad, ehess, u), wanted)
+    _assert_close(manifold.ehess2rhess(x, egrad, ehess, u), wanted)
 
 
 # -- geodesics -----------------------------------------------------------------------------------------------------
@@ -120,16 +120,16 @@ def test_exponential_solves_the_geodesic_equation(metric: str, n: int, p: int, l
     else:
         equation = a + v @ (v.mT @ y) + y @ ((y.mT @ v) @ (y.mT @ v) + v.mT @ v)
     # The second derivative is of size length^2; the exponential of a matrix of that norm rounds by as much again.
-    _close(equation, 0.0, atol=1e-13 * (1.0 + length**3))
-    _close(manifold.norm(y, v), length, atol=1e-13 * (1.0 + length**2))
-    _close(torch.func.jvp(lambda t: manifold.expmap(x, t * u), (0.0 * one,), (one,))[1], u)
+    _assert_close(equation, 0.0, atol=1e-13 * (1.0 + length**3))
+    _assert_close(manifold.norm(y, v), length, atol=1e-13 * (1.0 + length**2))
+    _assert_close(torch.func.jvp(lambda t: manifold.expmap(x, t * u), (0.0 * one,), (one,))[1], u)
 
 
 @each_size
 def test_canonical_exponential_is_the_flow_of_an_ambient_rotation(n: int, p: int) -> None:
     manifold, x = Stiefel("canonical"), _point(n, p)
     u = _tangent(manifold, x, 2.0)
-    _close(manifold.expmap(x, u), torch.as_tensor(scipy.linalg.expm(_lift(x, u).numpy())) @ x)
+    _assert_close(manifold.expmap(x, u), torch.as_tensor(scipy.linalg.expm(_lift(x, u).numpy())) @ x)
 
 
 @each_size
@@ -137,7 +137,7 @@ def test_euclidean_exponential_equals_pymanopt(n: int, p: int) -> None:
     manifold, x = Stiefel(), _point(n, p)
     u = _tangent(manifold, x, 2.0)
     # 1e-13: pymanopt exponentiates an unbalanced matrix.
-    _close(manifold.expmap(x, u), pymanopt.manifolds.Stiefel(n, p).exp(x.numpy(), u.numpy()), atol=1e-13)
+    _assert_close(manifold.expmap(x, u), pymanopt.manifolds.Stiefel(n, p).exp(x.numpy(), u.numpy()), atol=1e-13)
 
 
 def test_canonical_exponential_is_not_the_cayley_retraction() -> None:
@@ -164,7 +164,7 @@ def test_retractions_leave_in_the_direction_of_the_tangent(metric: str, retracti
     for part in parts.values():
         u = part / max(1.0, float(part.norm()))
         # First order: the difference quotient is off by t times half the second derivative, of size 1.
-        _close((manifold.retr(x, t * u) - x) / t, u, atol=2.0 * t)
+        _assert_close((manifold.retr(x, t * u) - x) / t, u, atol=2.0 * t)
 
 
 @each_size
@@ -172,16 +172,18 @@ def test_cayley_retraction_equals_the_dense_transform(n: int, p: int) -> None:
     x = _point(n, p)
     u = _tangent(Stiefel(), x, 3.0)
     identity, w = torch.eye(n, dtype=torch.float64), _lift(x, u)
-    _close(Stiefel(retraction="cayley").retr(x, u), torch.linalg.solve(identity - 0.5 * w, (identity + 0.5 * w) @ x))
+    _assert_close(
+        Stiefel(retraction="cayley").retr(x, u), torch.linalg.solve(identity - 0.5 * w, (identity + 0.5 * w) @ x)
+    )
 
 
 @each_size
 def test_polar_and_qr_retractions_equal_scipy_and_lapack(n: int, p: int) -> None:
     x = _point(n, p)
     u = _tangent(Stiefel(), x, 3.0)
-    _close(Stiefel(retraction="polar").retr(x, u), scipy.linalg.polar((x + u).numpy())[0])
+    _assert_close(Stiefel(retraction="polar").retr(x, u), scipy.linalg.polar((x + u).numpy())[0])
     q, r = torch.linalg.qr(x + u)
-    _close(Stiefel(retraction="qr").retr(x, u), q * r.diagonal().sign())
+    _assert_close(Stiefel(retraction="qr").retr(x, u), q * r.diagonal().sign())
 
 
 @each_retraction
@@ -261,8 +263,8 @@ def test_logarithm_inverts_the_exponential_to_most_of_the_injectivity_radius(met
         u = _tangent(manifold, x, fraction * manifold.injectivity_radius())
         y = manifold.expmap(x, u)
         # 1e-11: the logarithm's condition number, up to 1e3 at nine tenths of the radius.
-        _close(manifold.logmap(x, y), u, atol=1e-11)
-        _close(manifold.dist(x, y), fraction * manifold.injectivity_radius(), atol=1e-11)
+        _assert_close(manifold.logmap(x, y), u, atol=1e-11)
+        _assert_close(manifold.dist(x, y), fraction * manifold.injectivity_radius(), atol=1e-11)
 
 
 @each_metric
@@ -271,7 +273,7 @@ def test_logarithm_in_float32_is_right_to_its_rounding(metric: str) -> None:
     u = _tangent(manifold, x, 1.5)
     y = manifold.expmap(x, u)
     # 1e-5: rounding of the points, times a condition number of about 10.
-    _close(manifold.logmap(x.float(), y.float()).double(), u, atol=1e-5)
+    _assert_close(manifold.logmap(x.float(), y.float()).double(), u, atol=1e-5)
 
 
 @each_metric
@@ -279,11 +281,11 @@ def test_distance_is_symmetric_and_small_between_close_points(metric: str) -> No
     manifold, x, y = Stiefel(metric), _point(8, 5, 2), _point(8, 5, 2)
     y = manifold.expmap(x, _tangent(manifold, x, 2.0))
     # 1e-12: see above.
-    _close(manifold.dist(x, y), manifold.dist(y, x), atol=1e-12)
-    _close(manifold.dist(x, x), 0.0)
+    _assert_close(manifold.dist(x, y), manifold.dist(y, x), atol=1e-12)
+    _assert_close(manifold.dist(x, x), 0.0)
     near = manifold.expmap(x, _tangent(manifold, x, 1e-9))
     # A point's own rounding, a few eps, is all that is lost.
-    _close(manifold.dist(x, near), 1e-9, atol=1e-14)
+    _assert_close(manifold.dist(x, near), 1e-9, atol=1e-14)
 
 
 @each_metric
@@ -315,8 +317,8 @@ def test_gradient_of_the_squared_distance_is_the_logarithm(metric: str, n: int, 
     free = (x.clone().requires_grad_(), y.clone().requires_grad_())
     gx, gy = torch.autograd.grad(manifold.dist2(*free).sum(), free)
     # 1e-10: a solution of a linear system whose condition number is about 1e3 at this distance.
-    _close(manifold.egrad2rgrad(x, gx), -2.0 * manifold.logmap(x, y), atol=1e-10)
-    _close(manifold.egrad2rgrad(y, gy), -2.0 * manifold.logmap(y, x), atol=1e-10)
+    _assert_close(manifold.egrad2rgrad(x, gx), -2.0 * manifold.logmap(x, y), atol=1e-10)
+    _assert_close(manifold.egrad2rgrad(y, gy), -2.0 * manifold.logmap(y, x), atol=1e-10)
 
 
 @each_metric
@@ -332,7 +334,7 @@ def test_compiled_logarithm_raises_where_it_does_not_converge() -> None:
     compiled = torch.compile(manifold.logmap, fullgraph=True, backend="eager")
     x = torch.eye(3, dtype=torch.float64)
     y = manifold.expmap(x, _tangent(manifold, x, 1.0))
-    _close(compiled(x, y), manifold.logmap(x, y))
+    _assert_close(compiled(x, y), manifold.logmap(x, y))
     with pytest.raises(ConvergenceError):
         compiled(x, -x)
 
@@ -344,7 +346,7 @@ def test_logarithm_hands_on_not_a_number() -> None:
     broken[0, 0, 0] = math.nan
     got = manifold.logmap(x, broken)
     assert bool(got[0].isnan().any())
-    _close(got[1], manifold.logmap(x, y)[1])
+    _assert_close(got[1], manifold.logmap(x, y)[1])
 
 
 # -- transport and curvature ---------------------------------------------------------------------------------------
@@ -378,14 +380,14 @@ def test_curvature_is_what_bends_the_distance(metric: str, n: int, p: int) -> No
 
     # Richardson leaves terms of e^4 = 1e-5 (odd ones too: there is no point symmetry), rounding adds 1e-9.
     wanted = (8.0 * measured(0.02) - 6.0 * measured(0.04) + measured(0.08)) / 3.0
-    _close(manifold.sectional_curvature(x, u, v), wanted, atol=2e-3)
+    _assert_close(manifold.sectional_curvature(x, u, v), wanted, atol=2e-3)
 
 
 @each_metric
 def test_curvature_of_the_sphere_is_one(metric: str) -> None:
     manifold, x = Stiefel(metric), _point(10, 5, 1)
     u, v = _tangent(manifold, x), _tangent(manifold, x, seed=2)
-    _close(manifold.sectional_curvature(x, u, v), 1.0, atol=1e-13)
+    _assert_close(manifold.sectional_curvature(x, u, v), 1.0, atol=1e-13)
 
 
 def test_canonical_curvature_reaches_five_quarters() -> None:
@@ -393,7 +395,7 @@ def test_canonical_curvature_reaches_five_quarters() -> None:
     x = torch.eye(4, 2, dtype=torch.float64)
     k = torch.eye(4, dtype=torch.float64)[:, 2:]
     turned = k @ torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
-    _close(Stiefel("canonical").sectional_curvature(x, k, turned), 1.25)
+    _assert_close(Stiefel("canonical").sectional_curvature(x, k, turned), 1.25)
 
 
 @each_metric
@@ -404,7 +406,7 @@ def test_orthogonal_group_has_its_bi_invariant_curvature(metric: str) -> None:
     scale = 1.0 if metric == "euclidean" else 0.5
     area = scale * (a.square().sum() * b.square().sum() - (a * b).sum().square())
     wanted = 0.25 * (a @ b - b @ a).square().sum() / area
-    _close(manifold.sectional_curvature(x, x @ a, x @ b), wanted)
+    _assert_close(manifold.sectional_curvature(x, x @ a, x @ b), wanted)
 
 
 # -- construction --------------------------------------------------------------------------------------------------
@@ -425,6 +427,6 @@ def test_metrics_are_different_manifolds() -> None:
 def test_points_project_to_the_nearest() -> None:
     z = _ambient(5, 3)
     x = Stiefel().projx(z)
-    _close(x, scipy.linalg.polar(z.numpy())[0])
-    _close(Stiefel().projx(x), x)
-    _close(x.mT @ z, sym(x.mT @ z))
+    _assert_close(x, scipy.linalg.polar(z.numpy())[0])
+    _assert_close(Stiefel().projx(x), x)
+    _assert_close(x.mT @ z, sym(x.mT @ z))

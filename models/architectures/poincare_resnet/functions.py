@@ -51,6 +51,7 @@ def projection_limit(dtype: torch.dtype) -> float:
 
 
 def dot(x: Tensor, y: Tensor, dim: int) -> Tensor:
+    """Inner product along `dim`, which keeps size 1."""
     return (x * y).sum(dim, keepdim=True)
 
 
@@ -60,6 +61,7 @@ def curved_length(n2: Tensor, c: Tensor) -> Tensor:
 
 
 def artanh(s: Tensor) -> Tensor:
+    """Artanh of s >= 0, finite at 1 and beyond."""
     s = s.clamp_max(1.0 - torch.finfo(s.dtype).eps)
     return 0.5 * (torch.log1p(s) - torch.log1p(-s))
 
@@ -86,6 +88,7 @@ def evaluate(function: type[Function], backward: Backward, *arguments: Any) -> A
 
 
 def as_curvature(c: Tensor | float, like: Tensor) -> Tensor:
+    """Curvature as a tensor: itself, or a scalar of dtype and device of `like`."""
     return c if isinstance(c, Tensor) else torch.full((), c, dtype=like.dtype, device=like.device)
 
 
@@ -235,6 +238,7 @@ def dist0_squared(x: Tensor, c: Tensor | float, dim: int = -1, *, backward: Back
 
 
 def mobius_add_vjp(x: Tensor, y: Tensor, c: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of Möbius addition with respect to x, y and c, for the upstream gradient u; not reduced to shapes."""
     x2, y2, xy, ux, uy = dot(x, x, dim), dot(y, y, dim), dot(x, y, dim), dot(u, x, dim), dot(u, y, dim)
     a, b = 1.0 + 2.0 * c * xy + c * y2, 1.0 - c * x2
     d = (1.0 + 2.0 * c * xy + c * c * x2 * y2).clamp_min(TINY)
@@ -247,6 +251,8 @@ def mobius_add_vjp(x: Tensor, y: Tensor, c: Tensor, u: Tensor, dim: int) -> tupl
 
 
 class MobiusAdd(InputsOnly):
+    """Möbius addition (a x + b y)/d and its hand-written backward."""
+
     @staticmethod
     def forward(x: Tensor, y: Tensor, c: Tensor, dim: int) -> Tensor:
         x2, y2, xy = dot(x, x, dim), dot(y, y, dim), dot(x, y, dim)
@@ -276,6 +282,7 @@ def _gyration_terms(u: Tensor, v: Tensor, w: Tensor, c: Tensor, dim: int) -> tup
 def gyration_vjp(
     u: Tensor, v: Tensor, w: Tensor, c: Tensor, g: Tensor, dim: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the gyration with respect to u, v, w and c, for the upstream gradient g; not reduced to shapes."""
     u2, v2, uv, uw, vw, a, b, d = _gyration_terms(u, v, w, c, dim)
     ga, gb = 2.0 * dot(g, u, dim) / d, 2.0 * dot(g, v, dim) / d
     gd = -(a * ga + b * gb) / d
@@ -293,6 +300,8 @@ def gyration_vjp(
 
 
 class Gyration(InputsOnly):
+    """Gyration in its linear closed form and its hand-written backward."""
+
     @staticmethod
     def forward(u: Tensor, v: Tensor, w: Tensor, c: Tensor, dim: int) -> Tensor:
         *_, a, b, d = _gyration_terms(u, v, w, c, dim)
@@ -323,6 +332,8 @@ def scale_terms(s: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class MobiusScalarMul(InputsOnly):
+    """Möbius scalar multiplication tanh(k artanh s) x/s and its hand-written backward."""
+
     @staticmethod
     def forward(k: Tensor, x: Tensor, c: Tensor, dim: int) -> Tensor:
         s = curved_length(dot(x, x, dim), c)

@@ -43,7 +43,7 @@ def draw(parameter: Tensor, scale: float, seed: int) -> Tensor:
     return scale * torch.randn(parameter.shape, dtype=DTYPE, generator=g)
 
 
-def compare(ours: Tensor, theirs: Tensor, our_inputs: list[Tensor], their_inputs: list[Tensor]) -> None:
+def assert_same(ours: Tensor, theirs: Tensor, our_inputs: list[Tensor], their_inputs: list[Tensor]) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=ATOL)
     weights = torch.linspace(-1.0, 1.0, ours.numel(), dtype=DTYPE).view(ours.shape)
     our_gradients = torch.autograd.grad(ours, our_inputs, weights)
@@ -138,7 +138,7 @@ def test_batch_norm(c: float, use_midpoint: bool) -> None:
     x = 0.5 * points(3, 4, 5, 2, c=c, seed=3)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     y, z = ours(a), theirs(ManifoldTensor(b, theirs.manifold, man_dim=1)).tensor
-    compare(y, z, [a, ours.bias, ours.weight], [b, theirs.norm.bias, theirs.norm.weight])
+    assert_same(y, z, [a, ours.bias, ours.weight], [b, theirs.norm.bias, theirs.norm.weight])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -149,4 +149,4 @@ def test_midpoint(c: float, weighted: bool) -> None:
     w = torch.rand(7, 2, 1, dtype=DTYPE, generator=torch.Generator().manual_seed(6)) if weighted else None
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     theirs = ball.midpoint(ManifoldTensor(b, ball, man_dim=-1), batch_dim=0, w=w).tensor
-    compare(poincare_midpoint(a, c, 0, w), theirs, [a], [b])
+    assert_same(poincare_midpoint(a, c, 0, w), theirs, [a], [b])
