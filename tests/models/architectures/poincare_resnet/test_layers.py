@@ -106,7 +106,7 @@ def test_mlr_equals_brute_force_over_points_of_the_hyperplane() -> None:
     for x in points(5, 2, c=c, radius=0.8, seed=3):
         nearest = ball.dist(x, plane).min()
         # the grid's spacing is 4e-5, so the minimum is off by its square
-        assert float(layer(x[None]).abs()) == pytest.approx(float(2.0 * z.norm() * nearest), abs=1e-7)
+        assert float(layer(x[None]).detach().abs()) == pytest.approx(float(2.0 * z.norm() * nearest), abs=1e-7)
 
 
 def unfolded(layer: PoincareConv2d, v: Tensor) -> Tensor:
