@@ -268,7 +268,7 @@ def fit(trial: Trial, model: nn.Module, config: Config, data: Labelled, epochs: 
 
 def batch_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Accuracy with the statistics of the test batches in Poincaré batch norms, as the published code evaluates."""
-    norms = [m for m in model.modules() if isinstance(m, PoincareBatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, PoincareBatchNorm2d) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

@@ -292,7 +292,7 @@ def test_fully_sharded_parameters_are_found():
         assert {n: type(m) for n, m in manifold_parameters(layer.double()).items()} == {"weight": Sphere}
         dist.destroy_process_group()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, timeout=120).returncode == 0
 
 
 # -- torch's tools -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from holonomy.manifolds import PoincareBall
 from holonomy.models.architectures.poincare_resnet.layers import PoincareMLR
-from holonomy.models.architectures.poincare_resnet.network import PoincareResNet
+from holonomy.models.architectures.poincare_resnet.network import PoincareResNet, check_groups
 
 __all__ = ["EuclideanResNet", "FusionResNet", "HyperbolicHeadResNet"]
 
@@ -40,8 +40,7 @@ class EuclideanResNet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if len(channels) != len(blocks) or not channels or any(b < 1 for b in blocks):
-            raise ValueError(f"'channels' {channels} and 'blocks' {blocks} must be equally many, 1 or more blocks each")
+        check_groups(channels, blocks)
         width = channels[0]
         self.conv = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(width)

@@ -167,8 +167,7 @@ class PoincareResNet(nn.Module):
         super().__init__()
         choice("order", order, ORDERS)
         choice("space", space, SPACES)
-        if len(channels) != len(blocks) or not channels or any(b < 1 for b in blocks):
-            raise ValueError(f"'channels' {channels} and 'blocks' {blocks} must be equally many, 1 or more blocks each")
+        check_groups(channels, blocks)
         if space == "ball" and not shared_ball:
             raise ValueError("space='ball' needs shared_ball=True: a point belongs to the ball of one curvature")
         first = PoincareBall(c=c, learnable=learnable_c, validate=validate)
@@ -215,6 +214,12 @@ class PoincareResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
         return self._tangent(self.head(self._maps(x)), self.head.ball, -1)  # type: ignore[arg-type]
+
+
+def check_groups(channels: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+    """Raise ValueError where the groups of a network do not have one width and at least one block each."""
+    if len(channels) != len(blocks) or not channels or any(b < 1 for b in blocks):
+        raise ValueError(f"'channels' {channels} and 'blocks' {blocks} must be equally many, 1 or more blocks each")
 
 
 def resnet_blocks(depth: int) -> tuple[int, int, int]:
