@@ -81,13 +81,7 @@ def _devices(torch: Any) -> dict[str, str]:
 
 
 def _kernels(torch: Any) -> dict[str, dict[str, str]]:
-    """Say for each kind of device which implementation runs, and why not a faster one."""
-    toolchains = {"cpu": ("Numba", _version("numba")), "cuda": ("CuPy", _version("cupy-cuda13x"))}
-    return {
-        device: {
-            "live": "reference",
-            "why": f"this version has no fused kernels ({name} {found or 'is not installed'})",
-        }
-        for device, (name, found) in toolchains.items()
-        if device == "cpu" or torch.cuda.is_available()
-    }
+    """Say for each kind of device which implementation runs, and why."""
+    from holonomy.manifolds import kernels
+
+    return {d: found for d, found in kernels.status().items() if d == "cpu" or torch.cuda.is_available()}

@@ -20,18 +20,24 @@ from torch import Tensor
 
 from holonomy.manifolds.curvature import root
 from holonomy.manifolds.functions import arsinhc, tanhc
+from holonomy.manifolds.kernels.operators import fused
 
 __all__ = [
     "chord",
+    "dist",
+    "dist2",
     "dist2plane",
     "expmap",
     "expmap0",
+    "expmap0_inside",
+    "expmap_inside",
     "gap",
     "gyration",
     "logmap",
     "logmap0",
     "midpoint",
     "mobius_add",
+    "mobius_add_inside",
     "mobius_coadd",
     "mobius_cosub",
     "mobius_sub",
@@ -81,6 +87,7 @@ def chord(x: Tensor, y: Tensor, c: Any) -> Tensor:
     return c * _square(x - y) / (gap(x, c) * gap(y, c))
 
 
+@fused("ball", 1)
 def project(x: Tensor, c: Any) -> Tensor:
     """Pull points that are on the boundary or beyond it to the last radius that every rounding keeps inside."""
     square = _exact_square(x)
@@ -100,6 +107,7 @@ def shrink_to(x: Tensor, c: Any, dtype: torch.dtype) -> Tensor:
     return torch.where(outside, (x * (1.0 - torch.finfo(dtype).eps)).to(dtype), rounded)
 
 
+@fused("ball", 2)
 def mobius_add(x: Tensor, y: Tensor, c: Any) -> Tensor:
     """Möbius addition x + y: the point that expmap at x reaches with the transported logarithm of y at the origin."""
     s = x + y
@@ -138,6 +146,7 @@ def _turn(x: Tensor, h: Tensor, gx: Tensor, gy: Tensor, w: Tensor, c: Any) -> Te
     return torch.addcmul(w, 2.0 * c / (gx * gy + h2), torch.addcmul(forward * x, sideways, h, value=-1.0))
 
 
+@fused("ball", 3)
 def transport(x: Tensor, y: Tensor, v: Tensor, c: Any) -> Tensor:
     """Parallel transport of v from x to y: gyr[y, -x]v, scaled to keep its length in the metric."""
     gx, gy = gap(x, c), gap(y, c)
@@ -152,6 +161,7 @@ def _sech2(s: Tensor) -> Tensor:
     return torch.where(small, 1.0 - near * tanhc(near).square(), 4.0 * e / (1.0 + e).square())
 
 
+@fused("ball", 2)
 def expmap(x: Tensor, u: Tensor, c: Any) -> Tensor:
     """Exponential map, as x plus the displacement of Möbius addition; exactly x for u = 0."""
     g = gap(x, c)
@@ -163,6 +173,7 @@ def expmap(x: Tensor, u: Tensor, c: Any) -> Tensor:
     return x + (g / (g * gy + c * _square(x + y))) * torch.addcmul(y, 1.0 - gy, x)
 
 
+@fused("ball", 2)
 def logmap(x: Tensor, y: Tensor, c: Any) -> Tensor:
     """Logarithm, built on the chord y - x."""
     h = y - x
@@ -172,15 +183,48 @@ def logmap(x: Tensor, y: Tensor, c: Any) -> Tensor:
     return (arsinhc(q) * (1.0 + q).rsqrt() / gy) * torch.addcmul(gx * h, h2, x, value=-1.0)
 
 
+@fused("ball", 1)
 def expmap0(u: Tensor, c: Any) -> Tensor:
     """Exponential map at the origin."""
     return tanhc(c * _square(u)) * u
 
 
+@fused("ball", 1)
 def logmap0(y: Tensor, c: Any) -> Tensor:
     """Logarithm at the origin."""
     g = gap(y, c)
     return arsinhc(c * _square(y) / g) * g.rsqrt() * y
+
+
+@fused("ball", 2, kernel="expmap")
+def expmap_inside(x: Tensor, u: Tensor, c: Any) -> Tensor:
+    """Exponential map, pulled inside where it reaches the edge of the dtype."""
+    return project.reference(expmap.reference(x, u, c), c)
+
+
+@fused("ball", 1, kernel="expmap0")
+def expmap0_inside(u: Tensor, c: Any) -> Tensor:
+    """Exponential map at the origin, pulled inside where it reaches the edge of the dtype."""
+    return project.reference(expmap0.reference(u, c), c)
+
+
+@fused("ball", 2, kernel="mobius_add")
+def mobius_add_inside(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Möbius addition, pulled inside where it reaches the edge of the dtype."""
+    return project.reference(mobius_add.reference(x, y, c), c)
+
+
+@fused("ball", 2, result="s")
+def dist(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Distance; keeps the axis. Its gradient at coincident points is 0."""
+    return 2.0 / root(c) * torch.asinh(safe_sqrt(chord(x, y, c)))
+
+
+@fused("ball", 2, result="s")
+def dist2(x: Tensor, y: Tensor, c: Any) -> Tensor:
+    """Squared distance; keeps the axis."""
+    q = chord(x, y, c)
+    return 4.0 / c * q * arsinhc(q).square()
 
 
 def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> tuple[Tensor, Tensor]:

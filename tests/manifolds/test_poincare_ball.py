@@ -162,7 +162,9 @@ def test_float32_gradients_agree_with_float64_near_the_boundary() -> None:
         leaf = x.to(dtype).clone().requires_grad_()
         ball.dist(leaf, y.to(dtype)).sum().backward()
         gradients[dtype] = leaf.grad
-    torch.testing.assert_close(gradients[F32].double(), gradients[F64], rtol=1e-4, atol=0.0)
+    # A handful of roundings of the gradient's length: single entries are differences of larger numbers.
+    error = torch.linalg.vector_norm(gradients[F32].double() - gradients[F64], dim=-1)
+    assert bool((error <= 4 * EPS32 * torch.linalg.vector_norm(gradients[F64], dim=-1)).all())
 
 
 # -- equality with geoopt on comfortable points ------------------------------------------------------------------------
