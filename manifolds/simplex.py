@@ -8,6 +8,7 @@ from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.functions import asinc, cosm1c, sinc
+from holonomy.manifolds.kernels.simplex import fuse
 
 __all__ = ["Simplex"]
 
@@ -137,40 +138,24 @@ class Simplex(Manifold):
         return torch.full_like(self._inner(x, u, v), 0.25)
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        gap = _root_gap(x, y)
-        return 2.0 * torch.linalg.vector_norm(gap, dim=-1) * asinc(0.25 * gap.square().sum(-1))
+        return _dist(x, y)
 
     def _dist2(self, x: Tensor, y: Tensor) -> Tensor:
-        chord2 = _root_gap(x, y).square().sum(-1)
-        return 4.0 * chord2 * asinc(0.25 * chord2).square()
+        return _dist2(x, y)
 
     # -- movement --------------------------------------------------------------------------------------------------
 
     def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        y = x * self._growth(x, u)[0].square()
-        # A point that drifted by one rounding stays there: without this, 10,000 steps would add up.
-        return y / y.sum(-1, keepdim=True)
-
-    def _growth(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(y / x) at the end y of the geodesic, negative after a reflection; and the squared angle it spans."""
-        w = _over(u, x)
-        s = 0.25 * (u * w).sum(-1, keepdim=True)
-        return 1.0 - 0.5 * s * cosm1c(s) + 0.5 * w * sinc(s), s
+        return _expmap(x, u)
 
     def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        gap = _root_gap(x, y)
-        chord2 = gap.square().sum(-1, keepdim=True)
-        q = 0.25 * chord2  # at most 1/2: the angle is at most a right one
-        return asinc(q) / (1.0 - q).sqrt() * (chord2 * x - 2.0 * _root(x) * gap)
+        return _logmap(x, y)
 
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        s, t = _root(x), _root(y)
-        moved = t * _over(v, s)
-        cochord2 = (s + t).square().sum(-1, keepdim=True)
-        return moved - 2.0 * moved.sum(-1, keepdim=True) / cochord2 * t * (s + t)
+        return _transp(x, y, v)
 
     def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        growth, s = self._growth(x, u)
+        growth, s = _growth(x, u)
         along = 0.25 * (u * _over(v, x)).sum(-1, keepdim=True)
         w = growth * (torch.where(x <= 0, torch.zeros_like(v), v) - along * (2.0 * sinc(s) * x + 0.5 * cosm1c(s) * u))
         y = x * growth.square()
@@ -179,9 +164,7 @@ class Simplex(Manifold):
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
         if self.retraction == "exp":
             return self._expmap(x, u)
-        w = _over(u, x)
-        y = x * torch.exp(w - w.amax(-1, keepdim=True))
-        return y / y.sum(-1, keepdim=True)
+        return _softmax_retr(x, u)
 
     def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         if self.retraction == "exp":
@@ -224,3 +207,55 @@ def _root_gap(x: Tensor, y: Tensor) -> Tensor:
     """sqrt(x) - sqrt(y) with full relative precision for close x and y."""
     x, y = (torch.where(t <= 0, torch.zeros_like(t), t) for t in (x, y))
     return _over(x - y, _root(x) + _root(y))
+
+
+def _growth(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(y / x) at the end y of the geodesic, negative after a reflection; and the squared angle it spans."""
+    w = _over(u, x)
+    s = 0.25 * (u * w).sum(-1, keepdim=True)
+    return 1.0 - 0.5 * s * cosm1c(s) + 0.5 * w * sinc(s), s
+
+
+# -- maps with kernels behind them ---------------------------------------------------------------------------------
+
+
+@fuse("dist")
+def _dist(x: Tensor, y: Tensor) -> Tensor:
+    gap = _root_gap(x, y)
+    return 2.0 * torch.linalg.vector_norm(gap, dim=-1) * asinc(0.25 * gap.square().sum(-1))
+
+
+@fuse("dist2")
+def _dist2(x: Tensor, y: Tensor) -> Tensor:
+    chord2 = _root_gap(x, y).square().sum(-1)
+    return 4.0 * chord2 * asinc(0.25 * chord2).square()
+
+
+@fuse("expmap")
+def _expmap(x: Tensor, u: Tensor) -> Tensor:
+    y = x * _growth(x, u)[0].square()
+    # A point that drifted by one rounding stays there: without this, 10,000 steps would add up.
+    return y / y.sum(-1, keepdim=True)
+
+
+@fuse("logmap")
+def _logmap(x: Tensor, y: Tensor) -> Tensor:
+    gap = _root_gap(x, y)
+    chord2 = gap.square().sum(-1, keepdim=True)
+    q = 0.25 * chord2  # at most 1/2: the angle is at most a right one
+    return asinc(q) / (1.0 - q).sqrt() * (chord2 * x - 2.0 * _root(x) * gap)
+
+
+@fuse("transp")
+def _transp(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    s, t = _root(x), _root(y)
+    moved = t * _over(v, s)
+    cochord2 = (s + t).square().sum(-1, keepdim=True)
+    return moved - 2.0 * moved.sum(-1, keepdim=True) / cochord2 * t * (s + t)
+
+
+@fuse("retr")
+def _softmax_retr(x: Tensor, u: Tensor) -> Tensor:
+    w = _over(u, x)
+    y = x * torch.exp(w - w.amax(-1, keepdim=True))
+    return y / y.sum(-1, keepdim=True)
