@@ -1,0 +1,159 @@
+"""Runs the row kernels of CUDA: chooses the width of the loads and the lanes of a row, and hands over addresses.
+
+Nothing here waits for the device or reads from it, so that calls can be captured in a CUDA graph: no row is left to the
+reference, the curvature goes as an address, and its gradient is summed on the device.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holonomy.manifolds.kernels.cuda.module import launch
+
+__all__ = ["KERNELS", "backward", "entry", "forward", "most_blocks", "plan", "scalar_name", "widest"]
+
+#: Operations that have a kernel, by the source that holds them; the reference takes every other.
+KERNELS = {
+    "ball": (
+        "dist",
+        "dist2",
+        "expmap",
+        "expmap0",
+        "expmap0_inside",
+        "expmap_inside",
+        "logmap",
+        "logmap0",
+        "mobius_add",
+        "mobius_add_inside",
+        "project",
+        "transport",
+    ),
+    "lorentz": (
+        "dist",
+        "dist2",
+        "expmap",
+        "expmap0",
+        "logmap",
+        "logmap0",
+        "project",
+        "transport",
+        "uncapped_expmap",
+    ),
+    "sphere": ("dist", "dist2", "expmap", "expmap_transport", "logmap", "project", "transport"),
+}
+
+_SCALARS = {torch.float32: ("float", 4), torch.float64: ("double", 2)}
+_THREADS = 256
+#: Vectors that a kernel reads and writes; it takes this many addresses, of which it may use fewer.
+_INS, _OUTS = 5, 3
+#: Packs of a row that a lane holds in registers; 0: it reads them again for every sum.
+_HELD = (1, 2, 4)
+
+
+def scalar_name(dtype: torch.dtype) -> str:
+    """Name of a dtype in the sources."""
+    return _SCALARS[dtype][0]
+
+
+def entry(module: str, operation: str, dtype: torch.dtype, width: int, held: int) -> tuple[str, str]:
+    """Name of a kernel, and the line that instantiates it; the operation ends in "_back" for its gradients."""
+    scalar = scalar_name(dtype)
+    symbol = f"{module}_{operation}_{scalar}_{width}_{held}"
+    return symbol, f"HOLONOMY_ROWS({symbol}, {module}_{operation}, {scalar}, {width}, {held})"
+
+
+def widest(dtype: torch.dtype) -> int:
+    """Numbers of a load of 16 bytes."""
+    return _SCALARS[dtype][1]
+
+
+def plan(size: int, most: int, aligned: bool) -> tuple[int, int, int]:
+    """Numbers of one load, packs that a lane holds, and lanes of a row, for rows of `size` numbers."""
+    width = most if aligned and size % most == 0 else 1
+    packs = -(-size // width)
+    lanes = min(32, 1 << (packs - 1).bit_length())
+    each = -(-packs // lanes)
+    held = next((n for n in _HELD if n >= each), 0)
+    return width, held, lanes
+
+
+@cache
+def most_blocks(device: int) -> int:
+    """Blocks that fill a device several times over; rows beyond them are taken in turn."""
+    return 32 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _run(
+    operation: Any,
+    suffix: str,
+    ins: list[Tensor],
+    given: Tensor | None,
+    outs: list[Tensor],
+    scalar: Tensor | None,
+    c: Tensor | None,
+    k: float,
+    curved: bool,
+) -> Tensor | None:
+    """Launch the kernel; with `curved`, return the derivative by the curvature."""
+    first = ins[0]
+    count, size = (outs[0] if outs else scalar).shape[0], first.shape[1]  # type: ignore[union-attr]
+    aligned = all(t.data_ptr() % 16 == 0 for t in (*ins, *outs))
+    width, held, lanes = plan(size, widest(first.dtype), aligned)
+    symbol, line = entry(operation.module, operation.__name__ + suffix, first.dtype, width, held)
+    blocks = min(-(-count * lanes // _THREADS), most_blocks(first.get_device()))
+    slope = torch.empty(blocks, dtype=torch.float64, device=first.device) if curved else None
+    # One row that all share; the given scalar comes after the vectors.
+    repeated = sum(1 << i for i, t in enumerate(ins) if t.shape[0] == 1)
+    if given is not None and given.shape[0] == 1:
+        repeated |= 1 << len(ins)
+    arguments = [
+        *ins,
+        *[None] * (_INS - len(ins)),
+        given,
+        np.uint32(repeated),
+        *outs,
+        *[None] * (_OUTS - len(outs)),
+        scalar,
+        slope,
+        c,
+        np.float64(k),
+        np.int64(count),
+        np.int32(size),
+        np.int32(lanes),
+    ]
+    launch(operation.module, line, symbol, first, (blocks,), _THREADS, arguments)
+    return None if slope is None else slope.sum()
+
+
+def _every_row(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)
+
+
+def forward(operation: Any, rows: list[Tensor], results: list[Tensor], c: Tensor | None, k: float) -> Tensor | None:
+    """Evaluate an operation on matrices of rows, into `results`; return the index of the rows that are left.
+
+    None are, unless the operation has no kernel: then all are.
+    """
+    if operation.__name__ not in KERNELS.get(operation.module, ()):
+        return _every_row(results[0].shape[0], rows[0].device)
+    kinds = list(zip(operation.result, results, strict=True))
+    outs = [r for kind, r in kinds if kind == "v"]
+    scalar = next((r for kind, r in kinds if kind == "s"), None)
+    _run(operation, "", rows, None, outs, scalar, c, k, False)
+    return None
+
+
+def backward(
+    operation: Any, grads: list[Tensor], rows: list[Tensor], results: list[Tensor], c: Tensor | None, k: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """Evaluate the gradients; return the index of the rows that are left, and the curvature's from the others."""
+    if operation.__name__ not in KERNELS.get(operation.module, ()):
+        return _every_row(results[0].shape[0], rows[0].device), None if c is None else torch.zeros_like(c)
+    kinds = list(zip(operation.result, grads, strict=True))
+    vectors = [g for kind, g in kinds if kind == "v"]
+    given = next((g for kind, g in kinds if kind == "s"), None)
+    slope = _run(operation, "_back", [*rows, *vectors], given, results, None, c, k, c is not None)
+    return None, None if slope is None or c is None else slope.to(c.dtype)
