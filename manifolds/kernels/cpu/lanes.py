@@ -380,9 +380,9 @@ def masked_load(typing: Any, array: Any, offset: Any, count: Any) -> Any:
 
 @intrinsic
 def masked_store(typing: Any, array: Any, offset: Any, a: Lanes, count: Any) -> Any:
-    """Write the first `count` (less than eight) of eight numbers.
+    """Write the first `count` (at most eight) of eight numbers.
 
-    As four, two and one numbers: a masked store is many times slower than that on some processors.
+    As eight, or four, two and one numbers: a masked store is many times slower than that on some processors.
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -392,7 +392,7 @@ def masked_store(typing: Any, array: Any, offset: Any, a: Lanes, count: Any) -> 
         rest, at = values[2], ir.Constant(ir.IntType(64), 0)
         memory = {"rest": cgutils.alloca_once_value(builder, rest), "at": cgutils.alloca_once_value(builder, at)}
         align = array.dtype.bitwidth // 8
-        for size in (4, 2, 1):
+        for size in (8, 4, 2, 1):
             bit = builder.and_(values[3], ir.Constant(values[3].type, size))
             with builder.if_then(builder.icmp_unsigned("!=", bit, ir.Constant(bit.type, 0))):
                 rest, at = builder.load(memory["rest"]), builder.load(memory["at"])

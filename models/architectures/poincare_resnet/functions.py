@@ -4,6 +4,7 @@ Curvature is -c. Each operation is a formula in plain torch operations plus its 
 ``backward="manual"`` the two make a `torch.autograd.Function`, whose graph is one node and whose memory is its inputs;
 everything else is computed again when gradients are wanted. With ``backward="autograd"`` autograd differentiates the
 same formula: the reference, and what the memory is compared with. The backward passes are differentiable themselves.
+Where there are fused kernels (`holonomy.manifolds.kernels`), ``"manual"`` evaluates value and gradient by them.
 
 `PoincareBall` has the same operations, built to keep every digit up to the boundary, for which it evaluates float32
 points in float64. Feature maps are kept within `projection_limit` of the radius instead, where these plainer formulas
@@ -20,6 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from holonomy.manifolds.kernels import channels
 
 __all__ = [
     "Backward",
@@ -77,10 +80,17 @@ class InputsOnly(Function):
         ctx.options = tuple(a for a in inputs if not isinstance(a, Tensor))
 
 
-def evaluate(function: type[Function], backward: Backward, *arguments: Any) -> Any:
-    """Evaluate with the hand-written backward, or leave the formula to autograd."""
+def evaluate(
+    function: type[Function],
+    backward: Backward,
+    *arguments: Any,
+    kernel: channels.ChannelOperation | None = None,
+) -> Any:
+    """Evaluate with the hand-written backward, by the kernel where it takes the arguments; or leave it to autograd."""
     if backward not in ("manual", "autograd"):
         raise ValueError(f"'backward' must be 'manual' or 'autograd', got {backward!r}")
+    if backward == "manual" and kernel is not None and kernel.takes(*arguments):
+        return kernel(*arguments)
     recorded = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
     if backward == "manual" and recorded:
         return function.apply(*arguments)
@@ -127,6 +137,7 @@ EXP = Profile(lambda s, limit: torch.tanh(s).clamp_max(limit) / s, _exp_slope)
 LOG = Profile(lambda s, limit: artanh(s) / s, _log_slope)
 PROJECT = Profile(lambda s, limit: (limit / s).clamp_max(1.0), lambda s, f, limit: -f * (s > limit))
 HALF = Profile(lambda s, limit: 1.0 / (1.0 + _half_root(s)), lambda s, f, limit: (s * f).square() / _half_root(s))
+PROFILES = {"exp": EXP, "log": LOG, "project": PROJECT, "half": HALF}
 
 
 def stretch(x: Tensor, c: Tensor, profile: Profile, dim: int, limit: float) -> Tensor:
@@ -153,14 +164,21 @@ def radial_vjp(
 
 class _Radial(InputsOnly):
     @staticmethod
-    def forward(x: Tensor, c: Tensor, profile: Profile, dim: int, limit: float) -> Tensor:
-        return stretch(x, c, profile, dim, limit)
+    def forward(x: Tensor, c: Tensor, dim: int, profile: str, limit: float) -> Tensor:
+        return stretch(x, c, PROFILES[profile], dim, limit)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        (x, c), (profile, dim, limit) = ctx.saved_tensors, ctx.options
-        gx, gc = stretch_vjp(x, c, u, profile, dim, limit)
+        (x, c), (dim, profile, limit) = ctx.saved_tensors, ctx.options
+        gx, gc = stretch_vjp(x, c, u, PROFILES[profile], dim, limit)
         return gx, gc.sum_to_size(c.shape), None, None, None
+
+
+_RADIAL = channels.register("radial", "Tensor x, Tensor c, int dim, str profile, float limit", "ms", _Radial)
+
+
+def _radial(x: Tensor, c: Tensor | float, profile: str, dim: int, limit: float, backward: Backward) -> Tensor:
+    return evaluate(_Radial, backward, x, as_curvature(c, x), from_end(dim, x), profile, limit, kernel=_RADIAL)
 
 
 def expmap0(
@@ -170,12 +188,12 @@ def expmap0(
 
     Any real floating shape; `dim` is the ball axis and `c` broadcasts with size 1 there.
     """
-    return evaluate(_Radial, backward, v, as_curvature(c, v), EXP, dim, limit)
+    return _radial(v, c, "exp", dim, limit, backward)
 
 
 def logmap0(y: Tensor, c: Tensor | float, dim: int = -1, *, backward: Backward = "manual") -> Tensor:
     """Logarithm at the origin: artanh(s)/s y, s = sqrt(c) |y| < 1."""
-    return evaluate(_Radial, backward, y, as_curvature(c, y), LOG, dim, 1.0)
+    return _radial(y, c, "log", dim, 1.0, backward)
 
 
 def project(
@@ -183,12 +201,12 @@ def project(
 ) -> Tensor:
     """Nearest point of the closed ball of radius limit/sqrt(c) (default: `projection_limit` of the dtype)."""
     limit = projection_limit(x.dtype) if limit is None else limit
-    return evaluate(_Radial, backward, x, as_curvature(c, x), PROJECT, dim, limit)
+    return _radial(x, c, "project", dim, limit, backward)
 
 
 def half(x: Tensor, c: Tensor | float, dim: int = -1, *, backward: Backward = "manual") -> Tensor:
     """Möbius product of 1/2 and x, the point halfway from the origin to `x`: x / (1 + sqrt(1 - c |x|^2))."""
-    return evaluate(_Radial, backward, x, as_curvature(c, x), HALF, dim, 1.0)
+    return _radial(x, c, "half", dim, 1.0, backward)
 
 
 # -- conformal factor, squared distance from the origin ------------------------------------------------------------
@@ -229,9 +247,12 @@ class _Dist0Squared(InputsOnly):
         return 8.0 * uf * (f + h) * x, (4.0 * uf * h * n2 / c).sum_to_size(c.shape), None
 
 
+_DIST0 = channels.register("dist0", "Tensor x, Tensor c, int dim", "ms", _Dist0Squared, result="n")
+
+
 def dist0_squared(x: Tensor, c: Tensor | float, dim: int = -1, *, backward: Backward = "manual") -> Tensor:
     """Squared geodesic distance from the origin, of size 1 along `dim`; smooth at the origin."""
-    return evaluate(_Dist0Squared, backward, x, as_curvature(c, x), dim)
+    return evaluate(_Dist0Squared, backward, x, as_curvature(c, x), from_end(dim, x), kernel=_DIST0)
 
 
 # -- gyrovector operations -----------------------------------------------------------------------------------------

@@ -16,18 +16,22 @@ import math
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
+from holonomy.manifolds.kernels import channels
 from holonomy.models.architectures.poincare_resnet.functions import (
     TINY,
     Backward,
     InputsOnly,
     curved_length,
+    dot,
     evaluate,
     projection_limit,
 )
 
-__all__ = ["Space", "gyroplanes", "safe_norm", "saturation"]
+__all__ = ["Space", "gyroplanes", "patch_squares", "safe_norm", "saturation"]
 
 Space = Literal["tangent", "ball"]
 Target = Literal["tangent", "ball", "distance"]
@@ -113,9 +117,10 @@ class _Gyroplanes(InputsOnly):
         target: Target,
         gain: float,
         limit: float,
+        cap: float,
     ) -> Tensor:
         f, lift = carrier(n2, c, source, gain, limit)
-        root, cap = c.sqrt(), saturation(m.dtype)
+        root = c.sqrt()
         bias = (2.0 * root * r).clamp(-cap, cap)
         t = (root * f) * (m * (torch.cosh(bias) / norm)) - lift * torch.sinh(bias)
         angle = (2.0 * norm) * _Arsinh.apply(t)
@@ -127,10 +132,10 @@ class _Gyroplanes(InputsOnly):
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         m, n2, norm, r, c = ctx.saved_tensors
-        dim, source, target, gain, limit = ctx.options
+        dim, source, target, gain, limit, cap = ctx.options
         f, lift = carrier(n2, c, source, gain, limit)
         fn, ln = carrier_slopes(n2, c, source, gain, limit, f, lift)
-        root, cap = c.sqrt(), saturation(m.dtype)
+        root = c.sqrt()
         bias = 2.0 * root * r
         free = bias.abs() < cap
         bias = bias.clamp(-cap, cap)
@@ -165,12 +170,18 @@ class _Gyroplanes(InputsOnly):
             g_norm.sum_to_size(norm.shape),
             (2.0 * root * g_bias).sum_to_size(r.shape),
             (c_gc / c).sum_to_size(c.shape),
-            None,
-            None,
-            None,
-            None,
-            None,
+            *(None for _ in ctx.options),
         )
+
+
+_GYROPLANES = channels.register(
+    "gyroplanes",
+    "Tensor m, Tensor n2, Tensor norm, Tensor r, Tensor c, int dim, str source, str target, float gain, float limit, "
+    "float cap",
+    "mnccs",
+    _Gyroplanes,
+    module="gyroplanes",
+)
 
 
 def gyroplanes(
@@ -209,5 +220,46 @@ def gyroplanes(
     Tensor
         Shape of `m`.
     """
-    limit = projection_limit(m.dtype)
-    return evaluate(_Gyroplanes, backward, m, n2, norm, r, c, dim, source, target, gain, limit)
+    limit, cap = projection_limit(m.dtype), saturation(m.dtype)
+    return evaluate(_Gyroplanes, backward, m, n2, norm, r, c, dim, source, target, gain, limit, cap, kernel=_GYROPLANES)
+
+
+class _PatchSquares(InputsOnly):
+    @staticmethod
+    def forward(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
+        return F.conv2d(dot(x, x, 1), x.new_ones(1, 1, *kernel), None, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), (kernel, stride, padding, dilation) = ctx.saved_tensors, ctx.options
+        shape = (x.shape[0], 1, *x.shape[2:])
+        g = conv2d_input(shape, x.new_ones(1, 1, *kernel), u, stride, padding, dilation)
+        return 2.0 * g * x, None, None, None, None
+
+
+_PATCH_SQUARES = channels.register(
+    "patch_squares",
+    "Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation",
+    "m",
+    _PatchSquares,
+    module="gyroplanes",
+    result="patches",
+    dim=-3,
+)
+
+
+def patch_squares(
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    *,
+    backward: Backward = "manual",
+) -> Tensor:
+    """Squared lengths of the patches of feature maps (B, C, H, W) that a convolution sees, (B, 1, H', W').
+
+    Padding has length 0; arguments as in torch.nn.Conv2d.
+    """
+    placing = (list(pair) for pair in (kernel, stride, padding, dilation))
+    return evaluate(_PatchSquares, backward, x, *placing, kernel=_PATCH_SQUARES)

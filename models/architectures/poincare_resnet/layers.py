@@ -28,6 +28,7 @@ from holonomy.models.architectures.poincare_resnet.gyroplanes import (
     Target,
     carrier,
     gyroplanes,
+    patch_squares,
     safe_norm,
 )
 from holonomy.models.architectures.poincare_resnet.transforms import join
@@ -453,7 +454,7 @@ class PoincareConv2d(_Gyroplanes):
         weight, norm, r = self._columns(v, (-1, 1, 1))
         placing = self.stride, self.padding, self.dilation
         m = F.conv2d(v, weight, None, *placing)
-        n2 = F.conv2d(dot(v, v, 1), torch.ones_like(weight[:1, :1]), None, *placing)
+        n2 = patch_squares(v, self.kernel_size, *placing, backward=self.backward)
         return gyroplanes(
             m, n2, norm, r, self._c(v), -3, source="tangent", target=self.space, gain=self.gain, backward=self.backward
         )

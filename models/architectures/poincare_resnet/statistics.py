@@ -1,5 +1,6 @@
 """Means of points of the Poincaré ball: the gyromidpoint in closed form, and the Fréchet mean by iteration."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from holonomy.manifolds import ConvergenceError
 from holonomy.manifolds.functions import arsinhc
+from holonomy.manifolds.kernels import channels
 from holonomy.models.architectures.poincare_resnet.functions import (
     TINY,
     Backward,
@@ -58,6 +60,30 @@ class _DoubledMidpoint(InputsOnly):
         return gp, (common / c).sum_to_size(c.shape), gw, None, None, None, None
 
 
+class _WholeMidpoint(InputsOnly):
+    """`_DoubledMidpoint` over all axes but the ball's, without weights."""
+
+    @staticmethod
+    def forward(p: Tensor, c: Tensor, dim: int, source: Space, limit: float) -> Tensor:
+        return _DoubledMidpoint.forward(p, c, None, dim, _others(p, dim), source, limit)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        (p, c), (dim, source, limit) = ctx.saved_tensors, ctx.options
+        whole = SimpleNamespace(saved_tensors=(p, c), options=(dim, _others(p, dim), source, limit))
+        gp, gc, *_ = _DoubledMidpoint.backward(whole, u)
+        return gp, gc, None, None, None
+
+
+_MIDPOINT = channels.register(
+    "midpoint", "Tensor p, Tensor c, int dim, str source, float limit", "ms", _WholeMidpoint, result="c"
+)
+
+
+def _others(p: Tensor, dim: int) -> tuple[int, ...]:
+    return tuple(d for d in range(-p.dim(), 0) if d != dim)
+
+
 def _weighted(weights: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
     return values if weights is None else tuple(weights * value for value in values)
 
@@ -104,7 +130,11 @@ def poincare_midpoint(
         raise ValueError(f"poincare_midpoint: 'dim' {dim} contains the ball axis {ball_dim}")
     c = as_curvature(c, x)
     axis, over = axis - x.dim(), tuple(d - x.dim() for d in over)
-    doubled = evaluate(_DoubledMidpoint, backward, x, c, weights, axis, over, space, projection_limit(x.dtype))
+    limit = projection_limit(x.dtype)
+    if weights is None and set(over) == set(_others(x, axis)):
+        doubled = evaluate(_WholeMidpoint, backward, x, c, axis, space, limit, kernel=_MIDPOINT)
+    else:
+        doubled = evaluate(_DoubledMidpoint, backward, x, c, weights, axis, over, space, limit)
     middle = half(doubled, c, axis, backward=backward)
     return middle if keepdim else middle.squeeze(over)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holonomy.manifolds.kernels import channels
 from holonomy.models.architectures.poincare_resnet.functions import (
     EXP,
     PROJECT,
@@ -79,9 +80,13 @@ class _Join(InputsOnly):
         return gp, gq, (gc_out + gc_add + gc_p + gc_q).sum_to_size(c.shape), None, None, None
 
 
+_OPTIONS = "int dim, str space, float limit"
+_JOIN = channels.register("join", f"Tensor p, Tensor q, Tensor c, {_OPTIONS}", "mms", _Join)
+
+
 def join(p: Tensor, q: Tensor, c: Tensor, dim: int, *, space: Space, backward: Backward = "manual") -> Tensor:
     """Möbius sum of two carriers, p plus q, as a carrier of the same kind; projected into the ball."""
-    return evaluate(_Join, backward, p, q, c, dim, space, projection_limit(p.dtype))
+    return evaluate(_Join, backward, p, q, c, dim, space, projection_limit(p.dtype), kernel=_JOIN)
 
 
 class _Gyrotranslate(InputsOnly):
@@ -97,11 +102,14 @@ class _Gyrotranslate(InputsOnly):
         return gp, -g.sum_to_size(mean.shape), (gc + gc_p).sum_to_size(c.shape), None, None, None
 
 
+_TRANSLATE = channels.register("translate", f"Tensor p, Tensor mean, Tensor c, {_OPTIONS}", "mcs", _Gyrotranslate)
+
+
 def gyrotranslate(
     p: Tensor, mean: Tensor, c: Tensor, dim: int, *, space: Space, backward: Backward = "manual"
 ) -> Tensor:
     """Points seen from `mean`: (-mean) plus x, where x is the carrier `p` in the ball. Returns points."""
-    return evaluate(_Gyrotranslate, backward, p, mean, c, dim, space, projection_limit(p.dtype))
+    return evaluate(_Gyrotranslate, backward, p, mean, c, dim, space, projection_limit(p.dtype), kernel=_TRANSLATE)
 
 
 class _Spread(InputsOnly):
@@ -136,6 +144,11 @@ class _Spread(InputsOnly):
         )
 
 
+_SPREAD = channels.register(
+    "spread", f"Tensor z, Tensor mean, Tensor centre, Tensor k, Tensor c, {_OPTIONS}", "mccss", _Spread
+)
+
+
 def spread(
     z: Tensor,
     mean: Tensor,
@@ -152,4 +165,4 @@ def spread(
     In gyrovector form that is centre plus gyr[centre, -mean](k (x) z): the conformal factors of logarithm, transport
     and exponential cancel, and no tangent vector grows long near the boundary.
     """
-    return evaluate(_Spread, backward, z, mean, centre, k, c, dim, space, projection_limit(z.dtype))
+    return evaluate(_Spread, backward, z, mean, centre, k, c, dim, space, projection_limit(z.dtype), kernel=_SPREAD)
