@@ -19,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from benchmarks.figure import draw
 from benchmarks.timing import Floors, interleave, machine_name, measure_floors
 from holonomy._console import console
 
@@ -27,11 +28,11 @@ RESULTS = Path(__file__).parent / "results"
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few rounds, nothing is written, no ratio is judged")
+    parser.add_argument("--quick", action="store_true", help="few rounds, nothing is written or judged")
     parser.add_argument("--only", default="", metavar="TEXT", help="run the cases whose name contains TEXT")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1, as the figures state)")
     parser.add_argument("--rounds", type=int, default=25, help="rounds at most (default 25)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for one case (default 20)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for one case (default 6)")
     arguments = parser.parse_args()
     for name in ("threads", "rounds", "seconds"):
         if getattr(arguments, name) <= 0:
@@ -113,7 +114,7 @@ def main() -> int:
     if not chosen:
         out.print(f"no case has {arguments.only!r} in its name; there are: {', '.join(c.name for c in CASES)}")
         return 2
-    rounds, seconds = (3, 1.0) if arguments.quick else (arguments.rounds, arguments.seconds)
+    rounds, seconds = (3, 0.2) if arguments.quick else (arguments.rounds, arguments.seconds)
     floors = measure_floors()
     rows = []
     for case in track(chosen, description="benchmarks", console=out):
@@ -124,7 +125,10 @@ def main() -> int:
     if arguments.quick:
         return 0
     if not arguments.only:
-        out.print(f"written: {_write(rows, floors)}")
+        path = _write(rows, floors)
+        title = f"float32, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}, {machine_name()}"
+        draw(rows, title, path.with_suffix(".png"))
+        out.print(f"written: {path} and {path.with_suffix('.png').name}")
     return 0 if all(row["holds"] for row in rows) else 1
 
 

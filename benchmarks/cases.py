@@ -4,6 +4,7 @@ A case's `build` returns thunks by name; "holonomy" is ours. `wanted` are the ra
 library promises; `bytes_moved` and `flops` are the least that the case has to do, and give the floor.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,7 +18,13 @@ from hypll.nn import HConvolution2d
 from hypll.tensors import ManifoldTensor
 from torch import Tensor
 
-from holonomy.manifolds import Grassmann, Manifold, ManifoldParameter, PoincareBall, Stiefel
+from benchmarks.poincare_resnet import training_steps
+from holonomy.manifolds import Grassmann, Lorentz, Manifold, ManifoldParameter, PoincareBall, Sphere, Stiefel, kernels
+from holonomy.manifolds.kernels.birkhoff import birkhoff_proju
+from holonomy.manifolds.kernels.hadamard import hadamard_transform
+from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_loop
+from holonomy.manifolds.kernels.simplex import project_simplex
+from holonomy.manifolds.kernels.subspace_logits import subspace_logits
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
 from holonomy.optim import RiemannianAdam
 
@@ -76,14 +83,16 @@ def adam_small(ours: Manifold, peer: geoopt.Manifold, *size: int) -> Thunks:
 
 
 def adam_table(rows: int, columns: int) -> Thunks:
-    """One Adam step over one Poincaré embedding table with a dense gradient."""
+    """One Adam step over one Poincaré embedding table with a dense gradient; torch's fused Adam for scale."""
     x, g = _ball_points(rows, columns), torch.randn(rows, columns, generator=_generator()) * 1e-3
     mine = ManifoldParameter(x.clone(), PoincareBall())
     theirs = geoopt.ManifoldParameter(x.clone(), manifold=geoopt.PoincareBall())
-    mine.grad, theirs.grad = g.clone(), g.clone()
+    plain = torch.nn.Parameter(x.clone())
+    mine.grad, theirs.grad, plain.grad = g.clone(), g.clone(), g.clone()
     return {
         "holonomy": RiemannianAdam([mine], lr=1e-3).step,
         "geoopt": geoopt.optim.RiemannianAdam([theirs], lr=1e-3).step,
+        "torch fused Adam (flat)": torch.optim.Adam([plain], lr=1e-3, fused=True).step,
     }
 
 
@@ -110,21 +119,119 @@ def grassmann_exp(batch: int, n: int, p: int) -> Thunks:
     return {"holonomy": lambda: ours.expmap(x, u), "pymanopt": lambda: peer.exp(a, b)}
 
 
-def pairwise(n: int, d: int) -> Thunks:
+def pairwise(n: int, d: int, backward: bool = False) -> Thunks:
     """All distances between n points of the ball."""
     x, y = _ball_points(n, d), _ball_points(n, d).flip(0)
     ours, peer = PoincareBall(), geoopt.PoincareBall()
-    return {"holonomy": lambda: ours.cdist(x, y), "geoopt": lambda: peer.dist(x[:, None], y[None])}
 
+    def theirs(x: Tensor, y: Tensor) -> Tensor:
+        return peer.dist(x[:, None], y[None])
 
-def ball_op(name: str, backward: bool, *size: int) -> Thunks:
-    """One operation of the ball, forward or forward and backward (no promise here: fused kernels come later)."""
-    x = _ball_points(*size)
-    v = _ball_points(*size).flip(0) * 0.5
-    ours, peer = getattr(PoincareBall(), name), getattr(geoopt.PoincareBall(), name)
     if backward:
-        return {"holonomy": _backward(ours, x, v), "geoopt": _backward(peer, x, v)}
-    return {"holonomy": lambda: ours(x, v), "geoopt": lambda: peer(x, v)}
+        return {"holonomy": _backward(ours.cdist, x, y), "geoopt": _backward(theirs, x, y)}
+    return {"holonomy": lambda: ours.cdist(x, y), "geoopt": lambda: theirs(x, y)}
+
+
+# -- plain formulas of the ball, as one writes them in ordinary torch at c = 1 -------------------------------------
+
+
+def _plain_add(x: Tensor, y: Tensor) -> Tensor:
+    x2, y2, xy = (t.sum(-1, keepdim=True) for t in (x * x, y * y, x * y))
+    return ((1 + 2 * xy + y2) * x + (1 - x2) * y) / (1 + 2 * xy + x2 * y2).clamp_min(1e-15)
+
+
+def _plain_expmap(x: Tensor, u: Tensor) -> Tensor:
+    n = u.norm(dim=-1, keepdim=True).clamp_min(1e-15)
+    return _plain_add(x, torch.tanh(n / (1 - (x * x).sum(-1, keepdim=True))) * u / n)
+
+
+def _plain_logmap(x: Tensor, y: Tensor) -> Tensor:
+    z = _plain_add(-x, y)
+    n = z.norm(dim=-1, keepdim=True).clamp_min(1e-15)
+    return (1 - (x * x).sum(-1, keepdim=True)) * torch.atanh(n.clamp_max(1 - 1e-7)) * z / n
+
+
+def _plain_dist(x: Tensor, y: Tensor) -> Tensor:
+    return 2 * torch.atanh(_plain_add(-x, y).norm(dim=-1).clamp_max(1 - 1e-7))
+
+
+def _plain_transp(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    x2, y2, xy, xv, yv = (t.sum(-1, keepdim=True) for t in (x * x, y * y, x * y, x * v, y * v))
+    a = -yv * x2 - xv + 2 * xy * xv
+    b = -xv * y2 + yv
+    turned = v + 2 * (-a * y - b * x) / (1 - 2 * xy + x2 * y2).clamp_min(1e-15)
+    return turned * (1 - y2) / (1 - x2)
+
+
+_PLAIN = {"expmap": _plain_expmap, "logmap": _plain_logmap, "dist": _plain_dist, "transp": _plain_transp}
+_compiled: dict[str, Callable[..., Tensor]] = {}
+
+
+def _reference(run: Callable[[], object]) -> Callable[[], object]:
+    def plain() -> object:
+        with kernels.use("reference"):
+            return run()
+
+    return plain
+
+
+def row_op(ours: Manifold, peer: geoopt.Manifold, name: str, backward: bool, *size: int) -> Thunks:
+    """One operation on rows of points: ours, ours in plain torch operations, geoopt, and the ball's under compile."""
+    ball = isinstance(ours, PoincareBall)
+    x = _ball_points(*size) if ball else ours.random(*size, generator=_generator())
+    v = _ball_points(*size).flip(0) * 0.5
+    if not ball:
+        v = ours.proju(x, v)
+        v = v if name in ("expmap", "retr") else ours.expmap(x, v)
+    arguments = (x, v, v.flip(0)) if name == "transp" else (x, v)
+    make = _backward if backward else lambda f, *t: lambda: f(*t)
+    mine = make(getattr(ours, name), *arguments)
+    thunks = {"holonomy": mine, "plain torch": _reference(mine), "geoopt": make(getattr(peer, name), *arguments)}
+    if ball and size[0] > 1000:
+        if name not in _compiled:
+            _compiled[name] = torch.compile(_PLAIN[name], dynamic=True)
+        thunks["torch.compile"] = make(_compiled[name], *arguments)
+    return thunks
+
+
+def simplex_projection(rows: int, n: int) -> Thunks:
+    """Euclidean projection to the probability simplex, against the usual way by sorting."""
+    x = torch.randn(rows, n, generator=_generator())
+    return {"holonomy": lambda: project_simplex(x), "plain torch": _reference(lambda: project_simplex(x))}
+
+
+def birkhoff_tangent(n: int) -> Thunks:
+    """Projection to the tangent space of the doubly stochastic matrices."""
+    peer = geoopt.BirkhoffPolytope()
+    x = peer.projx(torch.rand(n, n, generator=_generator()) + 0.1)
+    u = torch.randn(n, n, generator=_generator())
+    return {"holonomy": lambda: birkhoff_proju(x, u), "geoopt": lambda: peer.proju(x, u)}
+
+
+def class_logits(backward: bool) -> Thunks:
+    """Lengths of the projections of 64 features to 1000 subspaces of dimension 8 of R^2048."""
+    x = torch.randn(64, 2048, generator=_generator())
+    bases = Grassmann().random(1000, 2048, 8, generator=_generator())
+
+    def plain(x: Tensor, bases: Tensor) -> Tensor:
+        return torch.einsum("bd,cdk->bck", x, bases).norm(dim=-1)
+
+    if backward:
+        return {"holonomy": _backward(subspace_logits, x, bases), "plain torch": _backward(plain, x, bases)}
+    return {"holonomy": lambda: subspace_logits(x, bases), "plain torch": lambda: plain(x, bases)}
+
+
+def hadamard(rows: int, n: int) -> Thunks:
+    """Walsh-Hadamard transform."""
+    x = torch.randn(rows, n, generator=_generator())
+    return {"holonomy": lambda: hadamard_transform(x), "plain torch": _reference(lambda: hadamard_transform(x))}
+
+
+def recurrence() -> Thunks:
+    """h_t = a_t h_(t-1) + b_t, forward and backward, against a loop over time."""
+    a = torch.rand(32, 256, 64, generator=_generator())
+    b = torch.randn(32, 256, 64, generator=_generator())
+    return {"holonomy": _backward(linear_recurrence, a, b), "plain torch": _backward(recurrence_loop, a, b)}
 
 
 def conv(backward: bool) -> Thunks:
@@ -151,17 +258,27 @@ def conv(backward: bool) -> Thunks:
     return {"holonomy": forward(ours), "hypll": forward(theirs), "torch Conv2d": forward(flat)}
 
 
-def _ball_cases() -> list[Case]:
+def _row_cases() -> list[Case]:
+    """Operations on rows: bytes are those of the vectors read and written, at least."""
     cases = []
-    for size in ((100_000, 16), (4096, 512)):
+    promised = {(100_000, 16): 6.0, (1_000_000, 2): 6.0, (4096, 512): 5.0}
+    for size in ((1, 16), (1000, 16), (100_000, 16), (1_000_000, 2), (4096, 512)):
         n = size[0] * size[1] * _FLOAT
-        for name in ("expmap", "logmap", "dist"):
-            moved = 2 * n + (n if name != "dist" else 0)
-            label = f"ball {name} {size}"
-            cases += [
-                Case(f"{label} forward", lambda a=name, s=size: ball_op(a, False, *s), moved),
-                Case(f"{label} forward+backward", lambda a=name, s=size: ball_op(a, True, *s), moved + 5 * n),
-            ]
+        for name, vectors in (("expmap", 2), ("logmap", 2), ("dist", 2), ("transp", 3)):
+            written = 0 if name == "dist" else n
+            for backward in (False, True):
+                label = f"ball {name} {size} {'forward+backward' if backward else 'forward'}"
+                moved = vectors * n + written + (2 * vectors * n + written if backward else 0)
+                bound = {"geoopt": promised[size]} if size in promised else {"plain torch": 2.0}
+                build = functools.partial(row_op, PoincareBall(), geoopt.PoincareBall(), name, backward, *size)
+                cases.append(Case(label, build, moved, wanted=bound))
+    for ours, peer in ((Lorentz(), geoopt.Lorentz()), (Sphere(), geoopt.Sphere())):
+        size, n = (100_000, 16), 100_000 * 16 * _FLOAT
+        for name in ("expmap", "dist"):
+            for backward in (False, True):
+                label = f"{ours.name} {name} {size} {'forward+backward' if backward else 'forward'}"
+                moved = 2 * n + (name != "dist") * n + backward * 5 * n
+                cases.append(Case(label, functools.partial(row_op, ours, peer, name, backward, *size), moved))
     return cases
 
 
@@ -180,6 +297,7 @@ CASES = [
         wanted={"geoopt": 5.0},
     ),
     Case("Adam step, ball table 100,000 x 10", lambda: adam_table(100_000, 10), 7 * 10**6 * _FLOAT),
+    Case("Adam step, ball table 1,000,000 x 10", lambda: adam_table(1_000_000, 10), 7 * 10**7 * _FLOAT),
     Case(
         "Stiefel retraction (1, 2048, 256)",
         lambda: stiefel_retr(1, 2048, 256),
@@ -202,6 +320,13 @@ CASES = [
         wanted={"geoopt": 30.0},
     ),
     Case(
+        "pairwise ball distance 2048 x 2048, d = 16, forward+backward",
+        lambda: pairwise(2048, 16, backward=True),
+        2 * 2048**2 * _FLOAT,
+        flops=3 * 2048**2 * 16 * 2,
+        wanted={"geoopt": 30.0},
+    ),
+    Case(
         "hyperbolic conv (32,16,32,32) 3x3 forward",
         lambda: conv(False),
         2 * 32 * 16 * 1024 * _FLOAT,
@@ -214,5 +339,41 @@ CASES = [
         flops=3 * 2 * 32 * 1024 * 16 * 16 * 9,
         wanted={"hypll": 5.0},
     ),
-    *_ball_cases(),
+    Case(
+        "Poincaré ResNet-20, a training step of 32 images",
+        lambda: training_steps(32),
+        0.0,
+        flops=3 * 2 * 32 * 20e6,
+        wanted={"hypll": 5.0},
+    ),
+    Case(
+        "simplex projection 100,000 x 64",
+        lambda: simplex_projection(100_000, 64),
+        2 * 100_000 * 64 * _FLOAT,
+        wanted={"plain torch": 6.0},
+    ),
+    Case(
+        "Birkhoff tangent projection 1024",
+        lambda: birkhoff_tangent(1024),
+        3 * 1024**2 * _FLOAT,
+        wanted={"geoopt": 100.0},
+    ),
+    *(
+        Case(
+            f"subspace logits, 64 features, 1000 subspaces (2048, 8), {'forward+backward' if backward else 'forward'}",
+            functools.partial(class_logits, backward),
+            (1 + 2 * backward) * 1000 * 2048 * 8 * _FLOAT,
+            flops=(1 + 2 * backward) * 2 * 64 * 1000 * 2048 * 8,
+        )
+        for backward in (False, True)
+    ),
+    Case("Hadamard transform (1, 2^20)", lambda: hadamard(1, 1 << 20), 2 * 2**20 * _FLOAT, wanted={"plain torch": 5.0}),
+    Case("Hadamard transform (1024, 1024)", lambda: hadamard(1024, 1024), 2 * 2**20 * _FLOAT),
+    Case(
+        "linear recurrence (32, 256, 64) forward+backward",
+        recurrence,
+        8 * 32 * 256 * 64 * _FLOAT,
+        wanted={"plain torch": 5.0},
+    ),
+    *_row_cases(),
 ]

@@ -16,6 +16,7 @@ from holonomy.manifolds.frechet import frechet_median as frechet_median
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
+from holonomy.manifolds.nearest import nearest as nearest
 from holonomy.manifolds.parameter import ManifoldParameter as ManifoldParameter
 from holonomy.manifolds.parameter import find_manifold as find_manifold
 from holonomy.manifolds.parameter import find_manifolds as find_manifolds

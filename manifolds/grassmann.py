@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from holonomy.manifolds.kernels.orthonormal import fused
 from holonomy.manifolds.linalg import (
     ARCCOSC,
     COS,
@@ -63,15 +64,13 @@ class Grassmann(OrthonormalColumns):
         return math.pi / 2
 
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return u - x @ (x.mT @ u)
+        return _horizontal(x, u)
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (u * v).sum((-2, -1))
 
     def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        uu = u.mT @ u
-        cos, sinc, _ = _turn(uu)
-        return combine_orthonormal(x, cos, u, sinc, uu)
+        return _geodesic(x, u)
 
     def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         uu = u.mT @ u
@@ -133,6 +132,18 @@ class Grassmann(OrthonormalColumns):
         return torch.where(
             flat, torch.zeros_like(area), (wide + narrow) / torch.where(flat, torch.ones_like(area), area)
         )
+
+
+@fused("exp")
+def _geodesic(x: Tensor, u: Tensor) -> Tensor:
+    uu = u.mT @ u
+    cos, sinc, _ = _turn(uu)
+    return combine_orthonormal(x, cos, u, sinc, uu)
+
+
+@fused("project")
+def _horizontal(x: Tensor, u: Tensor) -> Tensor:
+    return u - x @ (x.mT @ u)
 
 
 def _turn(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

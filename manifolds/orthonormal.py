@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
+from holonomy.manifolds.kernels.orthonormal import fused
 from holonomy.manifolds.linalg import cholesky_qr, gram_gap, haar, nearest_orthonormal, polar
 
 __all__ = ["OrthonormalColumns"]
@@ -49,7 +50,7 @@ class OrthonormalColumns(Manifold):
         return nearest_orthonormal(x)
 
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        return cholesky_qr(x + u) if self.retraction == "qr" else polar(x + u)
+        return _retr_qr(x, u) if self.retraction == "qr" else _retr_polar(x, u)
 
     def _random(
         self,
@@ -62,3 +63,13 @@ class OrthonormalColumns(Manifold):
 
     def _origin(self, size: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
         return torch.eye(size[-2], size[-1], dtype=dtype, device=device).expand(size).clone()
+
+
+@fused("qr")
+def _retr_qr(x: Tensor, u: Tensor) -> Tensor:
+    return cholesky_qr(x + u)
+
+
+@fused("polar")
+def _retr_polar(x: Tensor, u: Tensor) -> Tensor:
+    return polar(x + u)

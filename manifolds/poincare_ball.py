@@ -9,9 +9,9 @@ from torch import Tensor
 from holonomy.manifolds import gyrovector
 from holonomy.manifolds.curvature import root
 from holonomy.manifolds.errors import DimensionError
-from holonomy.manifolds.functions import arsinhc
 from holonomy.manifolds.gyrovector import gap, safe_sqrt
 from holonomy.manifolds.hyperbolic import Hyperbolic
+from holonomy.manifolds.kernels import dispatch
 from holonomy.manifolds.pairwise import arsinh_cdist
 
 __all__ = ["PoincareBall"]
@@ -97,19 +97,17 @@ class PoincareBall(Hyperbolic):
     # -- distance and movement -------------------------------------------------------------------------------------
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        c = self._c(x)
-        return (2.0 / root(c) * torch.asinh(safe_sqrt(gyrovector.chord(x, y, c)))).squeeze(-1)
+        return gyrovector.dist(x, y, self._c(x)).squeeze(-1)
 
     def _dist2(self, x: Tensor, y: Tensor) -> Tensor:
-        c = self._c(x)
-        q = gyrovector.chord(x, y, c)
-        return (4.0 / c * q * arsinhc(q).square()).squeeze(-1)
+        return gyrovector.dist2(x, y, self._c(x)).squeeze(-1)
 
     def _cdist(self, x: Tensor, y: Tensor) -> Tensor:
         c = self.c
         if isinstance(c, Tensor):
             c = c.to(x.dtype)[..., None, None, None]  # one curvature for all pairs of a batch
-        if torch.compiler.is_compiling():  # the compiler fuses the plain formula, and never forms the differences
+        if torch.compiler.is_compiling() and dispatch.backend(x, y) != "numba":
+            # The compiler fuses the plain formula, and never forms the differences.
             return (2.0 / root(c) * torch.asinh(safe_sqrt(gyrovector.chord(x, y, c)))).squeeze(-1)
         # c |x - y|^2 / (g(x) g(y)), with one factor a row and one a column.
         ndim = max(x.ndim, y.ndim, c.ndim if isinstance(c, Tensor) else 0)
@@ -124,7 +122,7 @@ class PoincareBall(Hyperbolic):
         return gyrovector.expmap(x, u, self._c(x))
 
     def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        return self._projx(self._free_expmap(x, u))
+        return gyrovector.expmap_inside(x, u, self._c(x))
 
     def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
         return gyrovector.logmap(x, y, self._c(x))
@@ -139,7 +137,7 @@ class PoincareBall(Hyperbolic):
         return u / gap(x, self._c(x))
 
     def _expmap0(self, u: Tensor) -> Tensor:
-        return self._projx(gyrovector.expmap0(u, self._c(u)))
+        return gyrovector.expmap0_inside(u, self._c(u))
 
     def _logmap0(self, y: Tensor) -> Tensor:
         return gyrovector.logmap0(y, self._c(y))
@@ -210,18 +208,29 @@ class PoincareBall(Hyperbolic):
     # -- gyrovector operations -------------------------------------------------------------------------------------
 
     def _point(self, dim: int, project: bool, function: Callable[..., Tensor], **kw: Any) -> Tensor:
-        """Evaluate a formula whose result is a point, and pull it inside."""
+        """Evaluate a formula whose result is a point, pulled inside with `project`."""
 
         def evaluate(*arguments: Tensor) -> Tensor:
-            result = function(*arguments, self._c(arguments[0]))
-            return self._projx(result) if project else result
+            return function(*arguments, self._c(arguments[0]))
 
-        evaluate.__name__ = function.__name__
+        evaluate.__name__ = function.__name__.removesuffix("_inside")
         return self._vector(dim, evaluate, narrow=self._narrow if project else Tensor.to, **kw)
+
+    def _inside(self, function: Callable[..., Tensor], project: bool) -> Callable[..., Tensor]:
+        """The function, followed by the pull inside with `project`."""
+        if not project:
+            return function
+
+        def inside(*arguments: Any) -> Tensor:
+            return gyrovector.project(function(*arguments), arguments[-1])
+
+        inside.__name__ = function.__name__
+        return inside
 
     def expmap0(self, u: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
         """Exponential map at the origin, tanh(sqrt(c)|u|) u/(sqrt(c)|u|). Exact."""
-        return self._point(dim, project, gyrovector.expmap0, ambient=("u",), u=u)
+        function = gyrovector.expmap0_inside if project else gyrovector.expmap0
+        return self._point(dim, project, function, ambient=("u",), u=u)
 
     def lambda_x(self, x: Tensor, *, keepdim: bool = False, dim: int = -1) -> Tensor:
         """Conformal factor 2/(1 - c|x|^2), shape of the batch."""
@@ -240,19 +249,20 @@ class PoincareBall(Hyperbolic):
 
         ``mobius_add(-x, y)`` is exact to rounding also where the two are close, and exactly 0 where they coincide.
         """
-        return self._point(dim, project, gyrovector.mobius_add, x=x, y=y)
+        function = gyrovector.mobius_add_inside if project else gyrovector.mobius_add
+        return self._point(dim, project, function, x=x, y=y)
 
     def mobius_sub(self, x: Tensor, y: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
         """Möbius subtraction, mobius_add(x, -y)."""
-        return self._point(dim, project, gyrovector.mobius_sub, x=x, y=y)
+        return self._point(dim, project, self._inside(gyrovector.mobius_sub, project), x=x, y=y)
 
     def mobius_coadd(self, x: Tensor, y: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
         """Möbius coaddition, the commutative addition x + gyr[x, -y]y."""
-        return self._point(dim, project, gyrovector.mobius_coadd, x=x, y=y)
+        return self._point(dim, project, self._inside(gyrovector.mobius_coadd, project), x=x, y=y)
 
     def mobius_cosub(self, x: Tensor, y: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
         """Möbius cosubtraction, mobius_coadd(x, -y)."""
-        return self._point(dim, project, gyrovector.mobius_cosub, x=x, y=y)
+        return self._point(dim, project, self._inside(gyrovector.mobius_cosub, project), x=x, y=y)
 
     def gyration(self, x: Tensor, y: Tensor, z: Tensor, *, dim: int = -1) -> Tensor:
         """Gyration gyr[x, y]z, the rotation with x + (y + z) = (x + y) + gyr[x, y]z; closed form, linear in `z`."""

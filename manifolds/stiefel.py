@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holonomy.manifolds.kernels.orthonormal import fused
 from holonomy.manifolds.linalg import combine_orthonormal, skew, sym
 from holonomy.manifolds.orthonormal import OrthonormalColumns
 from holonomy.manifolds.stiefel_geodesics import geodesic_coefficients, logarithm
@@ -87,7 +88,7 @@ class Stiefel(OrthonormalColumns):
     # -- projections and gradients ---------------------------------------------------------------------------------
 
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return u - x @ sym(x.mT @ u)
+        return _tangent_part(x, u)
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         flat = (u * v).sum((-2, -1))
@@ -151,6 +152,11 @@ class Stiefel(OrthonormalColumns):
         z = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         # A rotation within the span has 2 b times the squared length of its entries above the diagonal.
         return self._proju(x, z) + (self._b**-0.5 - 1.0) * x @ skew(x.mT @ z)
+
+
+@fused("project_half")
+def _tangent_part(x: Tensor, u: Tensor) -> Tensor:
+    return u - x @ sym(x.mT @ u)
 
 
 def _cayley(x: Tensor, u: Tensor) -> Tensor:

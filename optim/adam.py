@@ -8,11 +8,15 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from holonomy.manifolds.base import Manifold
+from holonomy.manifolds.kernels.steps import adam_step
 from holonomy.optim.base import (
     Bucket,
     RiemannianOptimizer,
+    curvature_of,
     gather,
     gradients,
+    kernel_of,
+    numbers,
     scatter,
     towards_origin,
     working_dtype,
@@ -44,6 +48,11 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     of infinite injectivity radius (PoincareBall, Lorentz) have it; on the others (Sphere, Stiefel, Grassmann, ...)
     it is refused. Left out, `weight_decay` is AdamW's default for Euclidean parameters, and 0 on manifolds.
 
+    A sparse gradient (``torch.sparse_coo`` with one sparse dimension, as ``nn.Embedding(sparse=True)`` makes it; a row
+    that it has twice counts with the sum) moves only the rows that it has. All other rows keep their points and
+    moments, and do not decay; ``step`` counts the steps of the parameter, as in `torch.optim.SparseAdam`. On Euclidean
+    parameters torch's rule stands: Adam refuses them.
+
     Points in float16 and bfloat16 are stepped in float32 and rounded once; their moments are kept in float32.
 
     Parameters
@@ -65,7 +74,10 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     differentiable : bool
         Whether autograd goes through the step, as in torch: parameters must then not be leaves.
     fused : bool, optional
-        For Euclidean parameters as in torch; True is refused for the others. False means one at a time.
+        For Euclidean parameters as in torch. Those on `PoincareBall`, `Lorentz` and `Sphere` (one curvature, float32 or
+        float64, contiguous, on the CPU) are stepped by a kernel in one pass over memory; None (default): where one
+        takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
+        ``kernels.use("reference")`` switches kernels off in every case.
     decoupled_weight_decay : bool
         True (default): `torch.optim.AdamW`. False: `torch.optim.Adam`, where decay enters the moments.
     manifold_weight_decay : float, optional
@@ -76,7 +88,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     ValueError
         Where a number is out of its range, or weight decay is asked for on a manifold that has no origin.
     NotImplementedError
-        Where ``fused=True`` meets a parameter on a manifold.
+        Where ``fused=True`` meets a parameter on a manifold that no kernel takes.
 
     References
     ----------
@@ -145,7 +157,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         )
 
     def _step_bucket(self, bucket: Bucket, group: dict[str, Any]) -> None:
-        manifold, params = bucket
+        manifold, params, _, rows = bucket
         states = [self._state_of(p, manifold, group) for p in params]
         moments, squares, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         torch._foreach_add_(steps, torch.ones((), device=steps[0].device), alpha=1.0)  # a number is wrapped each time
@@ -153,18 +165,18 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         lr, decay = group["lr"], group["weight_decay"]
         beta1, beta2 = group["betas"]
 
-        x = gather(params, dtype, copy)
-        g = manifold.egrad2rgrad(x, gather(gradients(params, maximize=group["maximize"]), dtype))
+        x = gather(params, dtype, copy, rows)
+        g = manifold.egrad2rgrad(x, gather(gradients(bucket, maximize=group["maximize"]), dtype))
         pull = towards_origin(manifold, x) if decay != 0 else None
         if pull is not None and not group["decoupled_weight_decay"]:
             g = g - decay * pull
-        m = gather(moments, dtype, copy).lerp_(g, 1 - beta1)
-        v = gather(squares, dtype, copy).mul_(beta2).add_(manifold.component_inner(x, g) * (1 - beta2))
-        scatter(v, squares)
+        m = gather(moments, dtype, copy, rows).lerp_(g, 1 - beta1)
+        v = gather(squares, dtype, copy, rows).mul_(beta2).add_(manifold.component_inner(x, g) * (1 - beta2))
+        scatter(v, squares, rows)
         if group["amsgrad"]:
             largest = [s["max_exp_avg_sq"] for s in states]
-            v = torch.maximum(gather(largest, dtype, copy), v)
-            scatter(v, largest)
+            v = torch.maximum(gather(largest, dtype, copy, rows), v)
+            scatter(v, largest, rows)
         step = gather(steps, dtype).to(v.device)
         if len(params) > 1:
             step = step.reshape(-1, *(1,) * (v.ndim - 1))
@@ -174,8 +186,51 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         if pull is not None and group["decoupled_weight_decay"]:
             direction = direction + (lr * decay) * pull
         y, m = manifold.retr_transp(x, direction, m)
-        scatter(m, moments)
-        scatter(manifold._narrow(y, params[0].dtype), params)
+        scatter(m, moments, rows)
+        scatter(manifold._narrow(y, params[0].dtype), params, rows)
+
+    def _step_fused(self, bucket: Bucket, group: dict[str, Any]) -> None:
+        manifold, params = bucket.manifold, bucket.params
+        states = [self._state_of(p, manifold, group) for p in params]
+        steps = [s["step"] for s in states]
+        torch._foreach_add_(steps, torch.ones(()), alpha=1.0)
+        counts = torch.stack(steps).tolist()
+        if len(set(counts)) > 1:  # parameters that started at different times: each with its own bias correction
+            for count in set(counts):
+                members = [i for i, other in enumerate(counts) if other == count]
+                part = Bucket(manifold, [params[i] for i in members], [bucket.grads[i] for i in members])
+                self._run_fused(part, [states[i] for i in members], count, group)
+        else:
+            self._run_fused(bucket, states, counts[0], group)
+
+    def _run_fused(self, bucket: Bucket, states: list[dict[str, Tensor]], count: float, group: dict[str, Any]) -> None:
+        manifold, params, grads, rows = bucket
+        dtype = params[0].dtype
+        names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
+        kept = [[s[name] for s in states] for name in names]
+        x, grad, *values = (gather(tensors, dtype) for tensors in (params, grads, *kept))
+        lr, decay, beta1, beta2 = numbers([group["lr"], group["weight_decay"], *group["betas"]])
+        decoupled = group["decoupled_weight_decay"]
+        adam_step(
+            kernel_of(manifold) or "",
+            curvature_of(manifold, dtype),
+            x,
+            grad,
+            values[0],
+            values[1],
+            values[2] if group["amsgrad"] else None,
+            rows,
+            step=count,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            coupled=0.0 if decoupled else decay,
+            decoupled=decay if decoupled else 0.0,
+            maximize=group["maximize"],
+        )
+        for value, targets in zip((x, *values), (params, *kept), strict=True):
+            scatter(value, targets)
 
     def _state_of(self, p: Tensor, manifold: Manifold, group: dict[str, Any]) -> dict[str, Tensor]:
         """State of one parameter, under torch's names; made of zeros at its first step."""

@@ -1,7 +1,9 @@
 """What the Riemannian optimizers share: finding each parameter's manifold, batching, checks, and the loop of a step.
 
 Parameters without a manifold, and those on Euclidean space, are handed to torch's own implementation of the same
-optimizer. The others are sorted into buckets: parameters of one manifold, shape, dtype and device move in one call.
+optimizer. The others are sorted into buckets: parameters of one manifold, shape, dtype and device move in one call,
+and a parameter with a sparse gradient moves by itself, in the rows that the gradient has. Each bucket is stepped by a
+fused kernel where there is one, and by torch operations otherwise.
 """
 
 import math
@@ -15,7 +17,11 @@ from torch.optim.optimizer import _use_grad_for_differentiable
 
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.euclidean import Euclidean
+from holonomy.manifolds.kernels import dispatch, steps
+from holonomy.manifolds.lorentz import Lorentz
 from holonomy.manifolds.parameter import find_manifolds
+from holonomy.manifolds.poincare_ball import PoincareBall
+from holonomy.manifolds.sphere import Sphere
 
 __all__ = ["Bucket", "RiemannianOptimizer", "gather", "gradients", "scatter", "towards_origin", "working_dtype"]
 
@@ -23,18 +29,28 @@ __all__ = ["Bucket", "RiemannianOptimizer", "gather", "gradients", "scatter", "t
 #: (measured on one core with 1 MB of level-2 cache); a parameter of more than half that size is never copied.
 STACK_LIMIT = 1 << 16
 
+#: Types that have a kernel, by its name; a subclass may have other formulas.
+_KERNELS = {PoincareBall: "ball", Lorentz: "lorentz", Sphere: "sphere"}
+
 
 class Bucket(NamedTuple):
-    """Parameters that move together: all of one manifold, shape, dtype and device, all with or all without state."""
+    """Parameters that move together: all of one manifold, shape, dtype and device, all with or all without state.
+
+    A parameter with a sparse gradient is alone in its bucket, and `rows` is the index of the rows that move.
+    """
 
     manifold: Manifold
     params: list[Tensor]
+    grads: list[Tensor]
+    rows: Tensor | None = None
 
 
 def _split(bucket: Bucket) -> list[Bucket]:
-    manifold, params = bucket
+    manifold, params, grads, rows = bucket
     size = max(1, STACK_LIMIT // max(1, params[0].numel()))
-    return [Bucket(manifold, params[i : i + size]) for i in range(0, len(params), size)]
+    if len(params) <= size:
+        return [bucket]
+    return [Bucket(manifold, params[i : i + size], grads[i : i + size], rows) for i in range(0, len(params), size)]
 
 
 class _Found(NamedTuple):
@@ -52,25 +68,63 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def gradients(params: Sequence[Tensor], *, maximize: bool) -> list[Tensor]:
-    """Gradients of parameters that all have one, turned round to `maximize`; otherwise the tensors themselves."""
-    grads = [p.grad for p in params if p.grad is not None]
-    return list(torch._foreach_neg(grads)) if maximize else grads
+def gradients(bucket: Bucket, *, maximize: bool) -> list[Tensor]:
+    """Gradients of a bucket, turned round to `maximize`; otherwise the tensors themselves."""
+    return list(torch._foreach_neg(bucket.grads)) if maximize else bucket.grads
 
 
-def gather(tensors: Sequence[Tensor], dtype: torch.dtype, copy: bool = False) -> Tensor:
-    """Stack the tensors of a bucket along a new first dimension; one that is alone is not copied, unless `copy`."""
+def gather(tensors: Sequence[Tensor], dtype: torch.dtype, copy: bool = False, rows: Tensor | None = None) -> Tensor:
+    """Stack the tensors of a bucket along a new first dimension; one that is alone is not copied, unless `copy`.
+
+    With `rows`, take those rows of the one tensor.
+    """
     if len(tensors) > 1:
         return torch.stack(list(tensors)).to(dtype)
+    if rows is not None:
+        return tensors[0].index_select(0, rows).to(dtype)
     return tensors[0].to(dtype, copy=copy)
 
 
-def scatter(value: Tensor, targets: Sequence[Tensor]) -> None:
+def scatter(value: Tensor, targets: Sequence[Tensor], rows: Tensor | None = None) -> None:
     """Write what was computed from the result of `gather` back into the tensors of a bucket."""
     if len(targets) > 1:
         torch._foreach_copy_(list(targets), list(value.unbind()))
+    elif rows is not None:
+        targets[0].index_copy_(0, rows, value)
     elif targets[0] is not value:
         targets[0].copy_(value)
+
+
+def numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Options as numbers, which a fused kernel takes."""
+    return [v.item() if isinstance(v, Tensor) else v for v in values]
+
+
+def kernel_of(manifold: Manifold) -> str | None:
+    """Name of the fused kernel that steps the points of a manifold with one curvature, or None."""
+    kind = _KERNELS.get(type(manifold))
+    if kind in (None, "sphere"):
+        return kind
+    c = manifold.c
+    return kind if not isinstance(c, Tensor) or c.numel() == 1 else None
+
+
+def curvature_of(manifold: Manifold, dtype: torch.dtype) -> float:
+    """The curvature, as the formulas see it: a tensor is rounded to the dtype of the points."""
+    c = getattr(manifold, "c", 1.0)
+    return float(c.to(dtype).item() if isinstance(c, Tensor) else c)
+
+
+def _why_unfused(manifold: Manifold, tensors: Sequence[Tensor], group: dict[str, Any]) -> str | None:
+    """Say why no fused kernel steps a parameter with this state, or None."""
+    if kernel_of(manifold) is None:
+        return f"kernels step PoincareBall, Lorentz and Sphere of one curvature, not {manifold!r}"
+    if manifold.validate:
+        return "validate=True asks for the checks of the manifold's own methods"
+    for option in ("differentiable", "capturable"):
+        if group.get(option):
+            return f"{option}=True needs torch operations"
+    return steps.obstacle(*tensors)
 
 
 def towards_origin(manifold: Manifold, x: Tensor) -> Tensor:
@@ -141,7 +195,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         ValueError
             Where the group asks for weight decay on a manifold that has no point to decay towards.
         NotImplementedError
-            Where the group asks for ``fused=True`` on a manifold.
+            Where the group asks for ``fused=True``, and no kernel takes one of its parameters on a manifold.
         """
         if (
             isinstance(param_group, dict)
@@ -196,9 +250,12 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 _require_decay_target(
                     type(self).__name__, options["weight_decay"], bucket.manifold, bucket.params[0].shape
                 )
-                self._step_bucket(bucket, options)
+                if self._is_fused(bucket, options):
+                    self._step_fused(bucket, options)
+                else:
+                    self._step_bucket(bucket, options)
                 moved.append(bucket)
-        for manifold, params in moved:
+        for manifold, params, _, _ in moved:
             if any(c.requires_grad for c in manifold.parameters()):
                 # The curvature may just have been stepped as well, and the points with it off the manifold.
                 dtype = working_dtype(params[0].dtype)
@@ -213,6 +270,34 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     def _step_bucket(self, bucket: Bucket, group: dict[str, Any]) -> None:
         """Step the parameters of a bucket, by the group's options; ``weight_decay`` is the one for manifolds."""
         raise NotImplementedError
+
+    def _step_fused(self, bucket: Bucket, group: dict[str, Any]) -> None:
+        """Step the parameters of a bucket as `_step_bucket` does, by a fused kernel."""
+        raise NotImplementedError
+
+    def _is_fused(self, bucket: Bucket, group: dict[str, Any]) -> bool:
+        """Whether a kernel steps the bucket: as in torch, unless `fused` or `foreach` asks for something else.
+
+        Raises
+        ------
+        RuntimeError
+            Where ``fused=True``, and a parameter or its state is not any more what it was when that was checked.
+        """
+        asked = group["fused"]
+        if asked is False or (asked is None and group["foreach"] is not None):
+            return False
+        if torch.compiler.is_compiling() or dispatch._forced == "reference":
+            return False
+        # Parameters of a bucket are alike, but for their strides.
+        p = next((p for p in bucket.params if not p.is_contiguous()), bucket.params[0])
+        state = [t for name, t in self.state.get(p, {}).items() if name != "step" and t is not None]
+        reason = _why_unfused(bucket.manifold, (p, *state), group)
+        if asked and reason is not None:
+            raise RuntimeError(
+                f"{type(self).__name__}: fused=True, but no kernel steps the parameter of shape {tuple(p.shape)} on "
+                f"{bucket.manifold.name}: {reason}"
+            )
+        return reason is None
 
     def _find(self, params: Sequence[Tensor]) -> list[_Found]:
         """Look up the manifolds of the parameters that are new, or whose ``.manifold`` was changed."""
@@ -238,7 +323,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         """Sort the parameters that have a gradient: Euclidean ones, and buckets of the others."""
         foreach = group["foreach"]
         # As in torch, fused=False asks for one parameter at a time, and so does autograd through the step.
-        together = (group["fused"] is None if foreach is None else foreach) and not group["differentiable"]
+        together = (group["fused"] is not False if foreach is None else foreach) and not group["differentiable"]
         flat: list[Tensor] = []
         buckets: dict[Any, Bucket] = {}
         params = [p for p in group["params"] if p.grad is not None]
@@ -246,28 +331,42 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             if manifold is None:
                 flat.append(p)
                 continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__}: sparse gradients are not supported on {manifold.name}: "
-                    f"the parameter of shape {tuple(p.shape)} needs a dense one (nn.Embedding: sparse=False)"
-                )
+            grad = p.grad
+            if grad.layout != torch.strided:
+                rows, grad = self._rows_of(p, grad, manifold)
+                buckets[id(p)] = Bucket(manifold, [p], [grad], rows)
+                continue
             alike = (key, p.shape, p.dtype, p.device, bool(self.state.get(p))) if together and stackable else id(p)
             if alike not in buckets:
-                buckets[alike] = Bucket(manifold, [])
+                buckets[alike] = Bucket(manifold, [], [])
             buckets[alike].params.append(p)
+            buckets[alike].grads.append(grad)
         return flat, [part for bucket in buckets.values() for part in _split(bucket)]
+
+    def _rows_of(self, p: Tensor, grad: Tensor, manifold: Manifold) -> tuple[Tensor, Tensor]:
+        """Index of the rows that a sparse gradient has, each once, and the gradients of these rows."""
+        if grad.layout != torch.sparse_coo or grad.sparse_dim() != 1 or p.ndim <= manifold.ndim:
+            raise RuntimeError(
+                f"{type(self).__name__}: the parameter of shape {tuple(p.shape)} on {manifold.name} has a gradient of "
+                f"layout {grad.layout}, wanted a dense one, or torch.sparse_coo with one sparse dimension, the first, "
+                "whose rows hold whole points, as nn.Embedding makes it"
+            )
+        grad = grad.coalesce()
+        return grad.indices()[0], grad.values()
 
     def _check_group(self, group: dict[str, Any]) -> None:
         name, params, decay = type(self).__name__, group["params"], group["manifold_weight_decay"]
         if decay is not None and not decay >= 0:
             raise ValueError(f"{name}: 'manifold_weight_decay' must be at least 0 or None, got {decay}")
         decay = group["weight_decay"] if decay is None else decay
-        for p, found in zip(params, self._find(params), strict=True):
+        labels = group.get("param_names") or [""] * len(params)
+        for p, label, found in zip(params, labels, self._find(params), strict=True):
             if found.manifold is None:
                 continue
             _require_decay_target(name, decay, found.manifold, p.shape)
-            if group["fused"]:
+            reason = _why_unfused(found.manifold, (p,), group) if group["fused"] else None
+            if reason is not None:
                 raise NotImplementedError(
-                    f"{name}: no fused kernel steps the parameter of shape {tuple(p.shape)} on {found.manifold.name}; "
-                    "pass fused=None"
+                    f"{name}: no fused kernel steps the parameter {label}{' ' if label else ''}of shape "
+                    f"{tuple(p.shape)} on {found.manifold.name}: {reason}; pass fused=None"
                 )

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from holonomy.optim.base import Bucket, RiemannianOptimizer, gather, gradients, scatter, towards_origin, working_dtype
+from holonomy.manifolds.kernels.steps import sgd_step
+from holonomy.optim.base import (
+    Bucket,
+    RiemannianOptimizer,
+    curvature_of,
+    gather,
+    gradients,
+    kernel_of,
+    numbers,
+    scatter,
+    towards_origin,
+    working_dtype,
+)
 
 __all__ = ["RiemannianSGD"]
 
@@ -29,6 +41,11 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     weight_decay/2 * dist(x, origin)^2, which on Euclidean space is torch's. Manifolds of infinite injectivity radius
     (PoincareBall, Lorentz) have it; on the others (Sphere, Stiefel, Grassmann, ...) it is refused.
 
+    A sparse gradient (``torch.sparse_coo`` with one sparse dimension, as ``nn.Embedding(sparse=True)`` makes it; a row
+    that it has twice counts with the sum) moves only the rows that it has. All other rows keep their points and
+    buffers, and do not decay: their momentum waits for their next gradient. (On Euclidean parameters torch's SGD moves
+    them by it.)
+
     Points in float16 and bfloat16 are stepped in float32 and rounded once; their buffers are kept in float32.
 
     Parameters
@@ -46,7 +63,10 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     differentiable : bool
         Whether autograd goes through the step, as in torch: parameters must then not be leaves.
     fused : bool, optional
-        For Euclidean parameters as in torch; True is refused for the others. False means one at a time.
+        For Euclidean parameters as in torch. Those on `PoincareBall`, `Lorentz` and `Sphere` (one curvature, float32 or
+        float64, contiguous, on the CPU) are stepped by a kernel in one pass over memory; None (default): where one
+        takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
+        ``kernels.use("reference")`` switches kernels off in every case.
     manifold_weight_decay : float, optional
         Weight decay of the parameters on manifolds, where it is to differ from `weight_decay`.
 
@@ -55,7 +75,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     ValueError
         Where a number is out of its range, or weight decay is asked for on a manifold that has no origin.
     NotImplementedError
-        Where ``fused=True`` meets a parameter on a manifold.
+        Where ``fused=True`` meets a parameter on a manifold that no kernel takes.
 
     References
     ----------
@@ -107,10 +127,10 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
                 self.state[p]["momentum_buffer"] = buffer
 
     def _step_bucket(self, bucket: Bucket, group: dict[str, Any]) -> None:
-        manifold, params = bucket
+        manifold, params, _, rows = bucket
         momentum, dtype, copy = group["momentum"], working_dtype(params[0].dtype), group["differentiable"]
-        x = gather(params, dtype, copy)
-        g = manifold.egrad2rgrad(x, gather(gradients(params, maximize=group["maximize"]), dtype))
+        x = gather(params, dtype, copy, rows)
+        g = manifold.egrad2rgrad(x, gather(gradients(bucket, maximize=group["maximize"]), dtype))
         if group["weight_decay"] != 0:
             g = g - group["weight_decay"] * towards_origin(manifold, x)
         if momentum == 0:
@@ -119,13 +139,50 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             states = [self.state[p] for p in params]
             if "momentum_buffer" in states[0]:
                 buffers = [s["momentum_buffer"] for s in states]
-                b = gather(buffers, dtype, copy).mul_(momentum).add_(g, alpha=1 - group["dampening"])
+                b = gather(buffers, dtype, copy, rows).mul_(momentum).add_(g, alpha=1 - group["dampening"])
             else:
-                buffers = [torch.empty_like(p, dtype=dtype) for p in params]
+                # With a sparse gradient the other rows start from 0.
+                empty = torch.empty_like if rows is None else torch.zeros_like
+                buffers = [empty(p, dtype=dtype) for p in params]
                 b = g
             direction = g.add(b, alpha=momentum) if group["nesterov"] else b
             y, b = manifold.retr_transp(x, direction * -group["lr"], b)
-            scatter(b, buffers)
+            scatter(b, buffers, rows)
             for state, buffer in zip(states, buffers, strict=True):
                 state["momentum_buffer"] = buffer
-        scatter(manifold._narrow(y, params[0].dtype), params)
+        scatter(manifold._narrow(y, params[0].dtype), params, rows)
+
+    def _step_fused(self, bucket: Bucket, group: dict[str, Any]) -> None:
+        manifold, params, grads, rows = bucket
+        dtype = params[0].dtype
+        lr, momentum, dampening, decay = numbers(
+            [group[name] for name in ("lr", "momentum", "dampening", "weight_decay")]
+        )
+        x, grad = gather(params, dtype), gather(grads, dtype)
+        first, buffer = False, None
+        if momentum != 0:
+            states = [self.state[p] for p in params]
+            first = "momentum_buffer" not in states[0]
+            if first:
+                for p, state in zip(params, states, strict=True):
+                    state["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [s["momentum_buffer"] for s in states]
+            buffer = gather(buffers, dtype)
+        sgd_step(
+            kernel_of(manifold) or "",
+            curvature_of(manifold, dtype),
+            x,
+            grad,
+            buffer,
+            rows,
+            first=first,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=group["nesterov"],
+            decay=decay,
+            maximize=group["maximize"],
+        )
+        scatter(x, params)
+        if buffer is not None:
+            scatter(buffer, buffers)

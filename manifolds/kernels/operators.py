@@ -64,9 +64,8 @@ class Fused:
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate."""
         tensors = arguments[: self.vectors]
-        c = arguments[self.vectors] if self.curved else 0.0
-        learned = isinstance(c, Tensor)
-        if learned:
+        c: Any = arguments[self.vectors] if self.curved else 0.0
+        if isinstance(c, Tensor):
             if c.numel() != 1 or c.ndim > max(t.ndim for t in tensors) or dispatch.backend(*tensors, c) is None:
                 return self.reference(*arguments)
             return self._forward(*tensors, c, 0.0)

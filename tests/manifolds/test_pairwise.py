@@ -1,6 +1,6 @@
 """Pairwise distance: exact for close pairs, in blocks, with the gradients of the plain formula."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from holonomy.manifolds import DimensionError, Euclidean, Lorentz, Manifold, PoincareBall, Sphere, Stiefel
 from holonomy.manifolds import pairwise as module
+from holonomy.manifolds.kernels import dispatch
 
 F32, F64 = torch.float32, torch.float64
 EPS32 = torch.finfo(F32).eps
@@ -20,6 +21,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK", 8)  # many blocks for few points, the last of them not full
 
 
+@pytest.fixture(params=["reference", None], ids=["reference", "default"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test by the plain reference, and by whatever takes its place."""
+    with dispatch.use(request.param):
+        yield
+
+
 def _draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -28,7 +36,7 @@ def _points(manifold: Manifold, *size: int, seed: int = 0, dtype: torch.dtype = 
     return manifold.random(*size, dtype=dtype, generator=_draw(seed))
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_blocks", "implementation")
 @pytest.mark.parametrize(
     ("manifold", "point"),
     [
@@ -53,6 +61,7 @@ def test_pairs_equal_the_distance_of_each_pair(manifold: Manifold, point: tuple[
     assert manifold.cdist(x[:, :0], y).shape == (2, 0, 7)
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("separation", [0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1.0])
 def test_close_pairs_are_within_1e_6_of_fifty_digits_in_float32(separation: float) -> None:
     ball = PoincareBall(1.3)
@@ -64,6 +73,7 @@ def test_close_pairs_are_within_1e_6_of_fifty_digits_in_float32(separation: floa
     assert relative_error(values, exact) < 1e-6
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("c", [1e-6, 1e4])
 def test_extreme_curvatures_and_spreads_keep_their_digits(c: float) -> None:
     ball = PoincareBall(c)
@@ -73,8 +83,8 @@ def test_extreme_curvatures_and_spreads_keep_their_digits(c: float) -> None:
     torch.testing.assert_close(ball.cdist(x, x), ball.dist(x.unsqueeze(1), x), rtol=16 * EPS32, atol=0.0)
 
 
-@pytest.mark.usefixtures("_small_blocks")
-@pytest.mark.parametrize("manifold", [PoincareBall(0.7), Lorentz(0.7)], ids=str)
+@pytest.mark.usefixtures("_small_blocks", "implementation")
+@pytest.mark.parametrize("manifold", [PoincareBall(0.7), Lorentz(0.7), Sphere()], ids=str)
 def test_first_and_second_derivatives(manifold: Manifold) -> None:
     x = _points(manifold, 2, 5, 3).requires_grad_()
     y = _points(manifold, 4, 3, seed=1).requires_grad_()
@@ -82,7 +92,7 @@ def test_first_and_second_derivatives(manifold: Manifold) -> None:
     assert torch.autograd.gradgradcheck(manifold.cdist, (x, y))
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_blocks", "implementation")
 def test_gradients_of_the_blocks_equal_those_of_the_formula() -> None:
     x, y = torch.randn(2, 5, 3, dtype=F64, generator=_draw()), torch.randn(1, 7, 3, dtype=F64, generator=_draw(1))
     a, b = torch.rand(2, 5, 1, dtype=F64, generator=_draw(2)) + 0.5, torch.rand(1, 7, 1, dtype=F64, generator=_draw(3))
@@ -100,6 +110,7 @@ def test_gradients_of_the_blocks_equal_those_of_the_formula() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.usefixtures("implementation")
 def test_float32_gradients_of_close_pairs_agree_with_float64() -> None:
     ball = PoincareBall()
     x = _points(ball, 20, 8, dtype=F32)
@@ -160,7 +171,8 @@ def test_memory_of_a_forward_pass_is_the_result_and_a_block(monkeypatch: pytest.
 
     monkeypatch.setattr(module, "_by_product", watched)
     ball = PoincareBall()
-    ball.cdist(_points(ball, 1500, 8, dtype=F32), _points(ball, 1000, 8, dtype=F32))
+    with dispatch.use("reference"):
+        ball.cdist(_points(ball, 1500, 8, dtype=F32), _points(ball, 1000, 8, dtype=F32))
     assert len(seen) > 5
     assert max(seen) <= module._BLOCK
 

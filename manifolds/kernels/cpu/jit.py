@@ -58,7 +58,7 @@ def cache_folder() -> Path | None:
     return None
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]  # numba has no types
+class _Locator(_CacheLocator):
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._line = function.__code__.co_firstlineno
         self._py_file = file
@@ -77,15 +77,15 @@ class _Locator(_CacheLocator):  # type: ignore[misc]  # numba has no types
         return cls(function, file) if cache_folder() is not None else None
 
 
-class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+class _CacheImpl(CompileResultCacheImpl):
     _locator_classes = [_Locator]  # noqa: RUF012 - numba reads it
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
 
-class _Fragment(Compiler):  # type: ignore[misc]
+class _Fragment(Compiler):
     """Compiles a function that only kernels call: to intermediate code, which the kernel optimises as a whole.
 
     Numba's own way optimises and translates every function by itself, and again within each of its callers.

@@ -380,7 +380,7 @@ def masked_load(typing: Any, array: Any, offset: Any, count: Any) -> Any:
 
 @intrinsic
 def masked_store(typing: Any, array: Any, offset: Any, a: Lanes, count: Any) -> Any:
-    """Write the first `count` (at most eight) of eight numbers.
+    """Write the first `count` of eight numbers; all of them where it is larger.
 
     As eight, or four, two and one numbers: a masked store is many times slower than that on some processors.
     """
@@ -392,8 +392,10 @@ def masked_store(typing: Any, array: Any, offset: Any, a: Lanes, count: Any) -> 
         rest, at = values[2], ir.Constant(ir.IntType(64), 0)
         memory = {"rest": cgutils.alloca_once_value(builder, rest), "at": cgutils.alloca_once_value(builder, at)}
         align = array.dtype.bitwidth // 8
+        most = ir.Constant(values[3].type, LANES)
+        count = builder.select(builder.icmp_signed(">", values[3], most), most, values[3])
         for size in (8, 4, 2, 1):
-            bit = builder.and_(values[3], ir.Constant(values[3].type, size))
+            bit = builder.and_(count, ir.Constant(count.type, size))
             with builder.if_then(builder.icmp_unsigned("!=", bit, ir.Constant(bit.type, 0))):
                 rest, at = builder.load(memory["rest"]), builder.load(memory["at"])
                 index = ir.Constant(ir.VectorType(_INT, size), list(range(size)))
