@@ -255,7 +255,8 @@ def _align(arguments: Sequence[Any], in_dims: Sequence[int | None], size: int | 
     rank = max(arguments[i].ndim - (in_dims[i] is not None) for i in tensors)
     moved = list(arguments)
     for i in tensors:
-        dim, t = in_dims[i], arguments[i]
+        dim = in_dims[i]
+        t: Tensor = arguments[i]
         t = t.unsqueeze(0) if dim is None else t.movedim(dim, 0)
         t = t.reshape(t.shape[0], *(1,) * (rank + 1 - t.ndim), *t.shape[1:])
         moved[i] = t if size is None else t.expand(size, *t.shape[1:])

@@ -188,7 +188,9 @@ def test_cifar_path_runs_in_miniature(miniature: Path, tmp_path: Path, name: str
         dataset=name, channels=(2, 2, 2), depth=8, epochs=1, short_epochs=1, batch_size=20, augment=True, seeds=(0,)
     )
     options = Options(out=tmp_path / "out", device="cpu", data=miniature)
-    report, _ = execute(example, "poincare_resnet", config, options)
+    # oneDNN's convolutions (torch 2.13) corrupt the heap for networks as small as this on some processors.
+    with torch.backends.mkldnn.flags(enabled=False):
+        report, _ = execute(example, "poincare_resnet", config, options)
     for outside in ("svhn", "textures"):
         assert 0.0 <= report["poincare", f"{outside} energy auroc"][0] <= 1.0
 

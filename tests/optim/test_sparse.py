@@ -136,7 +136,7 @@ def test_an_embedding_learns(kind: Callable, options: dict, dtype: torch.dtype) 
         loss.backward()
         assert table.weight.grad.layout == torch.sparse_coo
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
     # Unit length to one rounding of each entry.
     assert (table.weight.double().norm(dim=-1) - 1).abs().max() < 2 * torch.finfo(dtype).eps

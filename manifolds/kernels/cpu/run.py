@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels.cpu.jit import parallel
+from holonomy.manifolds.kernels.cpu.memory import flat
 from holonomy.manifolds.kernels.cpu.rows import SHORT
 
 __all__ = ["backward", "forward"]
@@ -29,11 +30,11 @@ def _size(size: int) -> Any:
 
 def _ins(rows: list[Tensor]) -> list[Any]:
     """Numbers of each input, and the distance between its rows: 0 where all rows share one."""
-    return [part for r in rows for part in (r.numpy().reshape(-1), 0 if r.numel() == r.shape[-1] else r.shape[-1])]
+    return [part for r in rows for part in (flat(r), 0 if r.numel() == r.shape[-1] else r.shape[-1])]
 
 
 def _outs(results: list[Tensor]) -> list[Any]:
-    return [r.numpy().reshape(-1) for r in results]
+    return [flat(r) for r in results]
 
 
 def _hard(flags: "np.ndarray[Any, Any]") -> Tensor | None:
