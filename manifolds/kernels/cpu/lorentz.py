@@ -22,7 +22,7 @@ from holonomy.manifolds.kernels.cpu.even import (
     sinhc_slope,
 )
 from holonomy.manifolds.kernels.cpu.jit import inline, kernel
-from holonomy.manifolds.kernels.cpu.lanes import is_single, pointer, select, sqrt
+from holonomy.manifolds.kernels.cpu.lanes import is_single, maximum, pointer, select, sqrt
 from holonomy.manifolds.kernels.cpu.rows import (
     COEF,
     GIVEN,
@@ -122,12 +122,23 @@ def _chord(s, i, c, like):  # type: ignore[no-untyped-def]
 
 
 @inline
+def _mark_remote(s, i, c, like):  # type: ignore[no-untyped-def]
+    """Mark rows so far out that a fused product keeps a rounding which plain products happen to cancel."""
+    x0, y0 = get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
+    limit = 6e3 if is_single(x0) else 1e9
+    zero = 0.0 * x0
+    put(s, HARD, i, select(math.sqrt(c) * maximum(x0, y0) < limit, zero, zero + 1.0))
+
+
+@inline
 def _dist_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    _mark_remote(s, i, c, like)
     put(s, RESULT, i, 2.0 / math.sqrt(c) * arsinh_root(_chord(s, i, c, like)[0]))
 
 
 @inline
 def _dist2_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    _mark_remote(s, i, c, like)
     q = _chord(s, i, c, like)[0]
     a = arsinhc(q)
     put(s, RESULT, i, 4.0 / c * q * a * a)
