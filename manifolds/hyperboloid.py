@@ -80,9 +80,15 @@ def split(xs: Tensor, us: Tensor, c: Any) -> tuple[Tensor, Tensor]:
 def chord(xs: Tensor, ys: Tensor, c: Any) -> tuple[Tensor, Tensor, Tensor]:
     """q = sinh^2(sqrt(c) d(x, y)/2) = c|x - y|_L^2/4, with k and T of the formula above."""
     x0, y0 = time(xs, c), time(ys, c)
-    h, total = xs - ys, x0 + y0
-    a = (h * (xs + ys)).sum(-1, keepdim=True) / total
-    k = h - (a / total) * (xs + ys)
+    total = x0 + y0
+    a = ((xs - ys) * (xs + ys)).sum(-1, keepdim=True) / total
+    slope = a / total
+    # Where one point is much farther out, x - y - slope (x + y) subtracts two vectors as long as that; it is the same
+    # as 2 (y_0 x - x_0 y)/T, whose terms are as long as the nearer point.
+    uneven = slope.abs() > 0.5
+    left = torch.where(uneven, 2.0 * y0 / total, torch.ones_like(slope))
+    right = torch.where(uneven, 2.0 * x0 / total, torch.ones_like(slope))
+    k = (left * xs - right * ys) - torch.where(uneven, torch.zeros_like(slope), slope) * (xs + ys)
     # T^2/(x_0 y_0) and a/x_0 first: products of three large coordinates overflow.
     q = 0.25 * (c * square(k) * (0.25 * (total / x0) * (total / y0)) + (a / x0) * (a / y0))
     return q, k, total

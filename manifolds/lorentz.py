@@ -103,7 +103,12 @@ class Lorentz(Hyperbolic):
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
         c = self._c(x)
         xs, us = space(x), space(u)
-        product = (xs * us).sum(-1, keepdim=True) - time(xs, c) * u[..., :1]
+        space_part, time_part = xs * us, time(xs, c) * u[..., :1]
+        product = space_part.sum(-1, keepdim=True) - time_part
+        # What rounding leaves of the product of a tangent vector would move it by that times c x_0^2: it counts as 0.
+        terms = space_part.abs().sum(-1, keepdim=True) + time_part.abs()
+        rounding = product.abs() <= 4.0 * torch.finfo(x.dtype).eps * terms
+        product = product - torch.where(rounding, product, torch.zeros_like(product)).detach()
         return lift(xs, us + c * product * xs, c)
 
     def _egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:

@@ -56,6 +56,38 @@ def test_radial_steps_far_out_keep_all_digits(dtype: torch.dtype) -> None:
         assert relative_error(sheet.dist(x, y)[None], [lorentz_distance(x, y)]) < 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("near", [0.0, 0.5, 2.0])
+def test_distances_to_points_far_out_keep_their_digits(near: float, dtype: torch.dtype) -> None:
+    sheet = Lorentz()
+    direction, other = torch.nn.functional.normalize(torch.randn(2, 3, dtype=F64, generator=_draw()), dim=-1)
+    x = sheet.projx(torch.cat((torch.zeros(1, dtype=F64), math.sinh(near) * direction))).to(dtype)
+    for far in (5.0, 8.0, 11.0, 15.0):
+        y = sheet.projx(torch.cat((torch.zeros(1, dtype=F64), math.sinh(far) * other))).to(dtype)
+        exact = [lorentz_distance(x, y)]
+        # Some roundings of coordinates as long as the nearer point's, over a distance of at least 3.
+        allowed = 8 * torch.finfo(dtype).eps * math.cosh(near)
+        assert relative_error(sheet.dist(x, y)[None], exact) < allowed
+        assert relative_error(sheet.dist2(x, y)[None].sqrt(), exact) < allowed
+        assert relative_error(sheet.cdist(x[None], y[None])[0], exact) < allowed
+
+
+def test_projection_leaves_tangent_vectors_as_they_are() -> None:
+    """What rounding leaves of <x, u> grows by c x_0^2: projected after every step, vectors would grow without end."""
+    sheet = Lorentz()
+    x = sheet.random(50, 4, dtype=F32, generator=_draw())
+    u = sheet.random_tangent(x, generator=_draw(1))
+    u = 0.1 * u / sheet.norm(x, u, keepdim=True)
+    for _ in range(80):
+        x, u = sheet.expmap_transp(x, u, u)
+        projected = sheet.proju(x, u)
+        torch.testing.assert_close(projected[..., 1:], u[..., 1:], rtol=0.0, atol=0.0)
+        u = projected
+    # 80 steps of rounding at up to 9 from the origin, where one is eps cosh(9) = 5e-4 of the length.
+    assert float((sheet.norm(x, u) - 0.1).abs().max()) < 0.01 * 0.1
+    assert float(sheet.dist0(x).max()) > 8.0
+
+
 @pytest.mark.parametrize("rho", [0.5, 3.0, 6.0, 9.0])
 def test_length_of_a_tangent_vector_does_not_cancel_between_space_and_time(rho: float) -> None:
     sheet = Lorentz()

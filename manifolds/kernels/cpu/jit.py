@@ -8,6 +8,7 @@ or when two threads enter them at once, and this one does neither. As many range
 import hashlib
 import math
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -28,12 +29,28 @@ __all__ = ["FRAGMENT", "inline", "kernel", "parallel"]
 _FASTMATH = {"reassoc", "contract"}
 
 
+#: How modules of this folder import from each other.
+_IMPORT = re.compile(r"^from holonomy\.manifolds\.kernels\.cpu(?:\.(\w+) import| import (.+))", re.MULTILINE)
+
+
 @cache
-def _stamp() -> str:
-    """Hash of the sources of all CPU kernels: a change in any of them makes the cached code of all stale."""
+def _source(name: str) -> tuple[bytes, frozenset[str]]:
+    """Text of a module of this folder, and the modules of the folder that it imports."""
+    text = (Path(__file__).parent / f"{name}.py").read_bytes()
+    found = _IMPORT.findall(text.decode())
+    return text, frozenset(word for one, many in found for word in re.findall(r"\w+", one or many))
+
+
+@cache
+def stamp(name: str) -> str:
+    """Hash of a module's source and of those that it imports: a change makes the cached code of its kernels stale."""
+    names, waiting = set(), {name}
+    while waiting:
+        names |= waiting
+        waiting = frozenset().union(*(_source(n)[1] for n in waiting)) - names
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for one in sorted(names):
+        digest.update(_source(one)[0])
     return digest.hexdigest()[:16]
 
 
@@ -67,7 +84,7 @@ class _Locator(_CacheLocator):
         return str(cache_folder())
 
     def get_source_stamp(self) -> str:
-        return _stamp()
+        return stamp(Path(self._py_file).stem)
 
     def get_disambiguator(self) -> str:
         return str(self._line)

@@ -2,7 +2,8 @@
 
 Sums run over the space parts. The time of a result is summed over its rounded space part, in a round of its own, so
 that points stay on the sheet and tangent vectors tangent at any distance from the origin. With h = x - y, t = x + y,
-T = x_0 + y_0, a = x_0 - y_0 and r = a/T, the vector k = h - r t carries the derivatives of the chord q too:
+T = x_0 + y_0, a = x_0 - y_0 and r = a/T, the vector k = h - r t = 2 (y_0 x - x_0 y)/T carries the derivatives of the
+chord q too; the second form serves where one point is much farther out (|r| > 1/2):
 
     dq/dx = (c/4) (T/x_0) k,   dq/dy = -(c/4) (T/y_0) k,   dq/dc = |k|^2 T^2 / (16 x_0 y_0),
 
@@ -22,7 +23,7 @@ from holonomy.manifolds.kernels.cpu.even import (
     sinhc_slope,
 )
 from holonomy.manifolds.kernels.cpu.jit import inline, kernel
-from holonomy.manifolds.kernels.cpu.lanes import is_single, maximum, pointer, select, sqrt
+from holonomy.manifolds.kernels.cpu.lanes import is_single, pointer, select, sqrt
 from holonomy.manifolds.kernels.cpu.rows import (
     COEF,
     GIVEN,
@@ -76,7 +77,7 @@ def _no_blend(v, k):  # type: ignore[no-untyped-def]
     return ()
 
 
-# -- the chord: coefficients 0, 1, 2 are r, x_0, y_0 -----------------------------------------------------------------
+# -- the chord: coefficients 1 and 2 are x_0 and y_0; k = (k_10 x - k_11 y) - k_0 (x + y) ------------------------------
 
 
 @inline
@@ -89,15 +90,26 @@ def _chord_products(v, k):  # type: ignore[no-untyped-def]
 def _chord_stage(s, i, c, like):  # type: ignore[no-untyped-def]
     x0, y0 = _time(get(s, SUM, i, like), c), _time(get(s, SUM + 1, i, like), c)
     total = x0 + y0
-    put(s, COEF, i, get(s, SUM + 2, i, like) / total / total)
+    r = get(s, SUM + 2, i, like) / total / total
+    even = r * r < 0.25
+    put(s, COEF, i, select(even, r, 0.0))
     put(s, COEF + 1, i, x0)
     put(s, COEF + 2, i, y0)
+    put(s, COEF + 10, i, select(even, 1.0, 2.0 * y0 / total))
+    put(s, COEF + 11, i, select(even, 1.0, 2.0 * x0 / total))
+
+
+@inline
+def _is_even(s, i, like):  # type: ignore[no-untyped-def]
+    """Where |r| <= 1/2: elsewhere the last coefficient is at most 1/2, or at least 3/2."""
+    last = get(s, COEF + 11, i, like)
+    return (last - 1.0) * (last - 1.0) < 0.1
 
 
 @inline
 def _between(v, k):  # type: ignore[no-untyped-def]
     """The vector k of x and y."""
-    return (v[0] - v[1]) - (v[0] + v[1]) * k[0]
+    return (v[0] * k[10] - v[1] * k[11]) - (v[0] + v[1]) * k[0]
 
 
 @inline
@@ -109,10 +121,9 @@ def _between_products(v, k):  # type: ignore[no-untyped-def]
 @inline
 def _chord(s, i, c, like):  # type: ignore[no-untyped-def]
     """q, the part of it that is proportional to c, T, a, x_0 and y_0, from |k|^2 and the first coefficients."""
-    kk, r = get(s, SUM, i, like), get(s, COEF, i, like)
-    x0, y0 = get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
+    kk, x0, y0 = get(s, SUM, i, like), get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
     total = x0 + y0
-    a = r * total
+    a = select(_is_even(s, i, like), get(s, COEF, i, like) * total, x0 - y0)
     # T^2/(x_0 y_0) and a/x_0 first: products of three large coordinates overflow.
     curved = c * kk * (0.0625 * (total / x0) * (total / y0))
     return curved + 0.25 * (a / x0) * (a / y0), curved, total, a, x0, y0
@@ -123,11 +134,12 @@ def _chord(s, i, c, like):  # type: ignore[no-untyped-def]
 
 @inline
 def _mark_remote(s, i, c, like):  # type: ignore[no-untyped-def]
-    """Mark rows so far out that a fused product keeps a rounding which plain products happen to cancel."""
+    """Mark close rows so far out that a fused product keeps a rounding which plain products happen to cancel."""
     x0, y0 = get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
     limit = 6e3 if is_single(x0) else 1e9
     zero = 0.0 * x0
-    put(s, HARD, i, select(math.sqrt(c) * maximum(x0, y0) < limit, zero, zero + 1.0))
+    remote = select(math.sqrt(c) * (x0 + y0) < 2.0 * limit, zero, zero + 1.0)
+    put(s, HARD, i, select(_is_even(s, i, like), remote, zero))
 
 
 @inline

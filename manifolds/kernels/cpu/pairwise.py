@@ -144,7 +144,25 @@ def _slanted(x, i, i0, i1, i2, i3, yt, y0, m, d, width, left, n, right, r0, size
 
 
 @inline
-def _chords(kind, x, yt, flip, left, right, sizes, row, last, batch, j, width, s, t, o):  # type: ignore[no-untyped-def]
+def _distant(x, i, yt, y0, m, d, width, left, n, right, r0, size, c, out, o):  # type: ignore[no-untyped-def]
+    """|k|^2 of a row again, where one point is far beyond the other: 2 (y_0 x - x_0 y)/T has shorter terms there."""
+    for j in range(0, width, LANES):
+        time = load(right, r0 + j)
+        whole = left[i] + time
+        # |a| > T/2, as far as it matters
+        ratio = whole * whole * (left[2 * n + i] * load(right, 2 * size + r0 + j))
+        uneven = minimum(ratio * (1000.0 / 5.3), c * whole * whole) > 1000.0
+        if any_lane(uneven):
+            near, far = 2.0 * time / whole, 2.0 * left[i] / whole
+            square = fill(out, 0.0)
+            for k in range(d):
+                u = near * x[i * d + k] - far * load(yt, y0 + k * m + j)
+                square = square + u * u
+            store(out, o + j, select(uneven, square, load(out, o + j)))
+
+
+@inline
+def _chords(kind, x, yt, flip, left, right, c, sizes, row, last, batch, j, width, s, t, o):  # type: ignore[no-untyped-def]
     """Squared chords of the rows row, ..., row + 3 (none past `last`) with a panel: into s, and the cochords into t."""
     _, m, d, rows = sizes
     r0, r1, r2, r3 = row, min(row + 1, last), min(row + 2, last), min(row + 3, last)
@@ -154,6 +172,8 @@ def _chords(kind, x, yt, flip, left, right, sizes, row, last, batch, j, width, s
         r = batch * m + j
         size = right.size // 3
         _slanted(x, number, r0 * d, r1 * d, r2 * d, r3 * d, yt, y0, m, d, width, left, rows, right, r, size, s, o)
+        for at in range(4):
+            _distant(x, number[at], yt, y0, m, d, width, left, rows, right, r, size, c[batch], s, o + at * _PANEL)
     else:
         _squares(x, r0 * d, r1 * d, r2 * d, r3 * d, yt, y0, m, d, width, s, o)
         if len(kind) == 2:
@@ -200,7 +220,7 @@ def forward(kind, x, yt, flip, left, right, c, scale, out, sizes, low, high):  #
         for j0 in range(0, columns, panel):
             width = min(panel, m - j0)
             for row in range(start, stop, 4):
-                _chords(kind, x, yt, flip, left, right, shape, row, stop - 1, batch, j0, width, s, t, 0)
+                _chords(kind, x, yt, flip, left, right, c, shape, row, stop - 1, batch, j0, width, s, t, 0)
                 for i in range(row, min(row + 4, stop)):
                     o = (i - row) * _PANEL
                     for j in range(0, min(width, columns - j0), LANES):
@@ -354,7 +374,7 @@ def backward(kind, x, yt, flip, left, right, c, scale, g, steps, sizes, units, g
                 width = min(panel, m - j0)
                 for i in range(0, count, 4):
                     _chords(
-                        kind, x, yt, flip, left, right, shape, row + i, stop - 1, batch, j0, width, s, t, i * _PANEL
+                        kind, x, yt, flip, left, right, c, shape, row + i, stop - 1, batch, j0, width, s, t, i * _PANEL
                     )
                 for i in range(count):
                     _fetch(g, row + i, columns, j0, width, steps, scale, given)
@@ -439,7 +459,7 @@ def nearest(kind, x, yt, flip, left, right, c, k, skip, out, sizes, low, high): 
         for j0 in range(0, columns, panel):
             width = min(panel, m - j0)
             for row in range(start, stop, 4):
-                _chords(kind, x, yt, flip, left, right, shape, row, stop - 1, batch, j0, width, s, t, 0)
+                _chords(kind, x, yt, flip, left, right, c, shape, row, stop - 1, batch, j0, width, s, t, 0)
                 for i in range(row, min(row + 4, stop)):
                     o, best = (i - row) * _PANEL, (i - start) * k
                     worst = fill(s, keys[best + k - 1])

@@ -475,10 +475,13 @@ def _lorentz_transport(s, n, d, c, time, time_y):  # type: ignore[no-untyped-def
         rise, xv = rise + (x - y) * (x + y), xv + x * _at(s, m, j)
     a = rise / whole
     tilt, slope = a / whole, xv / time / time
+    even = tilt * tilt < 0.25
+    left, right = select(even, 1.0, 2.0 * time_y / whole), select(even, 1.0, 2.0 * time / whole)
+    tilt = select(even, tilt, 0.0)
     kk, kv = like(time, 0.0), like(time, 0.0)
     for j in range(1, d):
         x, y = _at(s, 0, j), _at(s, u, j)
-        k = (x - y) - tilt * (x + y)
+        k = (left * x - right * y) - tilt * (x + y)
         kk, kv = kk + k * k, kv + k * (_at(s, m, j) - slope * x)
     q = 0.25 * (c * kk * (0.25 * (whole / time) * (whole / time_y)) + (a / time) * (a / time_y))
     product = -(0.5 * whole * kv + slope * (1.0 / c) * (a + 2.0 * q * time)) / time

@@ -56,6 +56,22 @@ def test_threads_follow_torch(two_threads: None) -> None:
     assert [(lo, hi) for lo, hi, _ in seen] == [(0, 4096)]
 
 
+def test_cached_code_goes_stale_with_what_its_module_imports_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: jit.stamp(name) for name in ("lorentz", "ball", "simplex")}
+    source = jit._source
+
+    def edited(name: str) -> tuple[bytes, frozenset[str]]:
+        text, names = source(name)
+        return (text + b"#" if name == "rows" else text), names
+
+    monkeypatch.setattr(jit, "_source", edited)
+    jit.stamp.cache_clear()
+    try:
+        assert [name for name in before if jit.stamp(name) != before[name]] == ["lorentz", "ball"]
+    finally:
+        jit.stamp.cache_clear()
+
+
 def test_an_error_in_a_range_reaches_the_caller(two_threads: None) -> None:
     def fail(lo: int, hi: int) -> None:
         if lo > 0:

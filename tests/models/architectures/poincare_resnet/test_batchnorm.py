@@ -96,7 +96,8 @@ def test_running_statistics_converge_and_make_evaluation_batch_independent() -> 
         trained = norm(x)
     norm.eval()
     torch.testing.assert_close(norm(x), trained, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(norm(x[:1]), norm(x)[:1], rtol=0.0, atol=0.0)
+    # Some roundings: where the last, shorter vector of eight numbers falls depends on the batch.
+    torch.testing.assert_close(norm(x[:1]), norm(x)[:1], rtol=1e-14, atol=1e-15)
 
 
 def test_running_mean_moves_along_the_geodesic_to_the_batch_mean() -> None:
