@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ROOMS := manifolds optim models theory examples
 
-.PHONY: help demo test test-quick claims verify bench bench-quick lint links format docs dist clean
+.PHONY: help demo test test-slow claims verify bench bench-quick lint links format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -19,11 +19,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## reproduce one paper (SLUG=...), with its claim table and figures in runs/
 	$(BIN)/holonomy run $(SLUG)
 
-test: $(READY)  ## the whole test-suite, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-
-test-quick: $(READY)  ## the test-suite without the slow tests
+test: $(READY)  ## the test-suite, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: $(READY)  ## the tests that take long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 claims: $(READY)  ## every ready paper, one after the other
 	for slug in $$($(BIN)/python -c 'from holonomy.catalogue import PAPERS; print(*(p.slug for p in PAPERS if p.ready))'); \

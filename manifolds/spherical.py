@@ -89,7 +89,7 @@ def transport(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
     return torch.where(opposite, v - 2.0 * (e * v).sum(-1, keepdim=True) * e, w)
 
 
-@fused("sphere", 2, result="s", curved=False)
+@fused("sphere", 2, result="s", curved=False, least=1 << 14)
 def dist(x: Tensor, y: Tensor) -> Tensor:
     """Distance; keeps the axis. Its gradient at coincident and at antipodal points is 0."""
     chord, cochord = (torch.linalg.vector_norm(t, dim=-1, keepdim=True) for t in (x - y, x + y))

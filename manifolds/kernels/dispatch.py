@@ -3,12 +3,13 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["backend", "status", "use"]
+__all__ = ["backend", "is_observed", "is_small", "status", "use"]
 
 #: The package that the kernels of each type of device need.
 BACKENDS = {"cpu": "numba", "cuda": "cupy"}
@@ -97,6 +98,29 @@ def backend(*tensors: Tensor) -> str | None:
         plain = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
         return None if plain else BACKENDS[device]
     return None if forward_ad._current_level >= 0 or _in_gradient() else BACKENDS[device]
+
+
+def is_small(tensor: Tensor, least: int) -> bool:
+    """Whether the reference is to take a CPU tensor with fewer numbers than `least`."""
+    return tensor.numel() < least and tensor.device.type == "cpu" and _forced is None
+
+
+def is_observed(*tensors: Tensor) -> bool:
+    """Whether something looks at operators: the compiler, a tracer, ``torch.func``, a dispatch mode, a tensor's type."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        # the batches of torch.autograd.grad(is_grads_batched=True), which are not torch.func's
+        or any(not _is_plain(type(t)) or torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+    )
+
+
+@cache
+def _is_plain(kind: type[Tensor]) -> bool:
+    """Whether operators on tensors of a type are torch's own."""
+    return kind.__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
 
 
 def _in_gradient() -> bool:

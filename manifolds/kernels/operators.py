@@ -4,6 +4,9 @@ An operation is defined once, in plain torch: its reference. `fused` wraps a ref
 that acts on the last dimension of its arguments and broadcasts over the others; calls go to a kernel where
 `dispatch.backend` names one, and to the reference otherwise. Gradients are the kernel's own; gradients of gradients
 are the reference's. torch.compile sees one node.
+
+The operators are for whatever looks at operators: the compiler, vmap, dispatch modes. A plain call runs the kernel
+behind them at once, as their layers in Python take longer than a thousand rows.
 """
 
 import importlib
@@ -23,7 +26,13 @@ _ROOM = "holonomy.manifolds.kernels"
 
 
 def fused(
-    module: str, vectors: int, *, result: str = "v", curved: bool = True, kernel: str | None = None
+    module: str,
+    vectors: int,
+    *,
+    result: str = "v",
+    curved: bool = True,
+    kernel: str | None = None,
+    least: int = 0,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a reference whose kernels are ``<its name>`` and ``<its name>_back`` in a module of each backend.
 
@@ -40,8 +49,10 @@ def fused(
     kernel : str, optional
         Name of the kernels, where it is not the reference's: references that differ only in rows that kernels leave to
         them share their kernels.
+    least : int
+        On the CPU, numbers in the first argument below which the reference is as fast.
     """
-    return lambda reference: Fused(reference, module, vectors, result, curved, kernel or reference.__name__)
+    return lambda reference: Fused(reference, module, vectors, result, curved, kernel or reference.__name__, least)
 
 
 class Fused:
@@ -54,10 +65,17 @@ class Fused:
     """
 
     def __init__(
-        self, reference: Callable[..., Any], module: str, vectors: int, result: str, curved: bool, kernel: str
+        self,
+        reference: Callable[..., Any],
+        module: str,
+        vectors: int,
+        result: str,
+        curved: bool,
+        kernel: str,
+        least: int,
     ) -> None:
         update_wrapper(self, reference)
-        self.reference, self.module, self.kernel = reference, module, kernel
+        self.reference, self.module, self.kernel, self.least = reference, module, kernel, least
         self.vectors, self.result, self.curved = vectors, result, curved
         self._forward, self._backward = self._register()
 
@@ -68,10 +86,18 @@ class Fused:
         if isinstance(c, Tensor):
             if c.numel() != 1 or c.ndim > max(t.ndim for t in tensors) or dispatch.backend(*tensors, c) is None:
                 return self.reference(*arguments)
-            return self._forward(*tensors, c, 0.0)
-        if dispatch.backend(*tensors) is None:
+            curvature, every = (c, 0.0), (*tensors, c)
+        elif dispatch.backend(*tensors) is None:
             return self.reference(*arguments)
-        return self._forward(*tensors, None, c)
+        else:
+            curvature, every = (None, c), tensors
+        if dispatch.is_observed(*every):
+            return self._forward(*tensors, *curvature)
+        if self.least and dispatch.is_small(tensors[0], self.least):
+            return self.reference(*arguments)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in every):
+            return _Direct.apply(self, *tensors, *curvature)
+        return self._run(*tensors, *curvature)
 
     # -- registration ----------------------------------------------------------------------------------------------
 
@@ -136,7 +162,8 @@ class Fused:
     def _run(self, *arguments: Any) -> Any:
         _, tensors, c, k = self._split(arguments)
         batch, size = broadcast_batch(tensors), tensors[0].shape[-1]
-        outputs = [tensors[0].new_empty((*batch, size if kind == "v" else 1)) for kind in self.result]
+        like: Any = {"dtype": tensors[0].dtype, "device": tensors[0].device}
+        outputs = [torch.empty((*batch, size if kind == "v" else 1), **like) for kind in self.result]
         if outputs[0].numel():
             rows = [as_rows(t, batch) for t in tensors]
             hard = runner(tensors[0].is_cuda).forward(self, rows, outputs, c, k)
@@ -149,15 +176,20 @@ class Fused:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _run_back(self, *arguments: Any) -> tuple[Tensor, ...]:
+        gradients, curvature = self._gradients(*arguments)
+        return *gradients, self._split(arguments)[1][0].new_zeros(()) if curvature is None else curvature
+
+    def _gradients(self, *arguments: Any) -> tuple[list[Tensor], Tensor | None]:
+        """Gradients of the vectors, and of the curvature where it is a tensor."""
         grads, tensors, c, k = self._split(arguments)
         batch = grads[0].shape[:-1]
         rows, upstream = [as_rows(t, batch) for t in tensors], [as_rows(g, batch) for g in grads]
-        size = tensors[0].shape[-1]
-        results = [rows[0].new_empty((batch.numel(), size)) for _ in rows]
-        curvature = tensors[0].new_zeros(()) if c is None else torch.zeros_like(c)
-        if batch.numel():
+        shape = (batch.numel(), tensors[0].shape[-1])
+        results = [torch.empty(shape, dtype=t.dtype, device=t.device) for t in tensors]
+        curvature = None if c is None else torch.zeros_like(c)
+        if shape[0]:
             hard, slope = runner(tensors[0].is_cuda).backward(self, upstream, rows, results, c, k)
-            if c is not None:
+            if curvature is not None:
                 curvature += slope
             if hard is not None:
                 curved = () if c is None else (c,)
@@ -165,10 +197,9 @@ class Fused:
                 values = self._plain_back(*picked, *curved, k=k)
                 for result, value in zip(results, values, strict=False):
                     result[hard] = value
-                if c is not None:
+                if curvature is not None:
                     curvature += values[-1]
-        shaped = (r.view(*batch, size).sum_to_size(t.shape) for r, t in zip(results, tensors, strict=True))
-        return *shaped, curvature
+        return [summed(r, batch, t.shape) for r, t in zip(results, tensors, strict=True)], curvature
 
     # -- derivatives -----------------------------------------------------------------------------------------------
 
@@ -180,6 +211,9 @@ class Fused:
     def _pull(self, ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         tensors = ctx.saved_tensors
         c = tensors[self.vectors] if len(tensors) > self.vectors else None
+        if not torch.is_grad_enabled() and not dispatch.is_observed(*grads, *tensors):
+            vectors, curvature = self._gradients(*grads, *tensors[: self.vectors], c, ctx.k)
+            return *vectors, curvature, None
         gradients = self._backward(*grads, *tensors[: self.vectors], c, ctx.k)
         return *gradients[:-1], None if c is None else gradients[-1], None
 
@@ -225,6 +259,20 @@ class Fused:
         return (*shaped, curvature), (0,) * (self.vectors + 1)
 
 
+class _Direct(torch.autograd.Function):
+    """A fused operation with its gradient, without the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Fused, *arguments: Any) -> Any:
+        ctx.operation = operation
+        operation._keep(ctx, arguments, None)
+        return operation._run(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        return None, *ctx.operation._pull(ctx, *grads)
+
+
 @cache
 def runner(cuda: bool) -> ModuleType:
     """Module that runs the kernels of a type of device."""
@@ -245,6 +293,13 @@ def as_rows(tensor: Tensor, batch: torch.Size) -> Tensor:
         size = tensor.shape[-1]
         tensor = tensor.reshape(size) if tensor.numel() == size else tensor.expand(*batch, size)
     return tensor.contiguous()
+
+
+def summed(rows: Tensor, batch: torch.Size, shape: torch.Size) -> Tensor:
+    """Rows of a batch, summed to a shape that broadcasts to it."""
+    if rows.numel() == shape.numel():
+        return rows.view(shape)
+    return rows.view(*batch, rows.shape[-1]).sum_to_size(shape)
 
 
 def pick(rows: Tensor, index: Tensor) -> Tensor:

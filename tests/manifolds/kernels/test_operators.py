@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from holonomy.manifolds import PoincareBall, gyrovector, kernels
 from holonomy.manifolds.kernels import dispatch
@@ -220,3 +221,43 @@ def test_memory_of_the_backward_pass_is_its_inputs() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
         gyrovector.expmap(x, u, 1.0)
     assert sorted(saved) == sorted([x.data_ptr(), u.data_ptr()])
+
+
+class _Record(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+        self.names.append(str(function))
+        return function(*arguments, **(options or {}))
+
+
+def test_operators_are_called_where_somebody_looks() -> None:
+    x = torch.full((3, 4), 0.1, requires_grad=True)
+    with _Record() as seen:
+        gyrovector.expmap0(x, 1.0).sum().backward()
+    assert [name for name in seen.names if "holonomy" in name] == [
+        "holonomy.ball_expmap0.default",
+        "holonomy.ball_expmap0_back.default",
+    ]
+    assert type(gyrovector.expmap0(x, 1.0).grad_fn).__name__ == "_DirectBackward"
+
+
+def test_plain_calls_have_gradients_of_gradients_and_batches_of_gradients() -> None:
+    x = torch.rand(3, 4, dtype=torch.float64) * 0.1
+    assert torch.autograd.gradgradcheck(lambda t: gyrovector.expmap0(t, 1.0), (x.clone().requires_grad_(),))
+
+    def function(t: Tensor) -> Tensor:
+        return gyrovector.expmap0(t, 1.0).sum(0)
+
+    found = torch.autograd.functional.jacobian(function, x, vectorize=True)
+    with dispatch.use("reference"):
+        torch.testing.assert_close(found, torch.autograd.functional.jacobian(function, x), rtol=1e-13, atol=1e-15)
+
+
+def test_small_tensors_are_left_to_a_cheap_reference() -> None:
+    assert not dispatch.is_small(torch.zeros(8), 8)
+    assert dispatch.is_small(torch.zeros(7), 8)
+    with dispatch.use("fused"):
+        assert not dispatch.is_small(torch.zeros(7), 8)
