@@ -114,11 +114,11 @@ def main() -> int:
     if not chosen:
         out.print(f"no case has {arguments.only!r} in its name; there are: {', '.join(c.name for c in CASES)}")
         return 2
-    rounds, seconds = (3, 0.2) if arguments.quick else (arguments.rounds, arguments.seconds)
+    rounds, seconds, warmup = (1, 0.1, 1) if arguments.quick else (arguments.rounds, arguments.seconds, 2)
     floors = measure_floors()
     rows = []
     for case in track(chosen, description="benchmarks", console=out):
-        timings = interleave(case.build(), rounds=rounds, seconds=seconds)
+        timings = interleave(case.build(), rounds=rounds, seconds=seconds, warmup=warmup)
         rows.append(_row(case.name, floors.seconds(case.bytes_moved, case.flops), timings, case.wanted))
     out.print(_table(rows))
     out.print(f"copy {floors.bandwidth / 1e9:.1f} GB/s, matmul {floors.flops / 1e9:.0f} GFLOP/s")

@@ -106,7 +106,7 @@ def is_small(tensor: Tensor, least: int) -> bool:
 
 
 def is_observed(*tensors: Tensor) -> bool:
-    """Whether something looks at operators: the compiler, a tracer, ``torch.func``, a dispatch mode, a tensor's type."""
+    """Whether something looks at operators: compiler, tracer, ``torch.func``, dispatch mode, or a tensor's type."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0

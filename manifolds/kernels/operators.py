@@ -289,9 +289,11 @@ def broadcast_batch(tensors: Sequence[Tensor]) -> torch.Size:
 
 def as_rows(tensor: Tensor, batch: torch.Size) -> Tensor:
     """The tensor, contiguous, in the batch's shape; or a single vector, where all rows share one."""
+    size = tensor.shape[-1]
     if tensor.shape[:-1] != batch:
-        size = tensor.shape[-1]
         tensor = tensor.reshape(size) if tensor.numel() == size else tensor.expand(*batch, size)
+    elif not tensor.is_contiguous() and not tensor.is_cuda and not any(tensor.stride()[:-1]) and tensor.numel():
+        tensor = tensor[(0,) * len(batch)]  # what a sum hands back: one number for all
     return tensor.contiguous()
 
 
