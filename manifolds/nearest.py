@@ -28,7 +28,7 @@ def nearest(manifold: Manifold, x: Tensor, y: Tensor, k: int, *, exclude_self: b
     """Find the k points of `y` that are nearest to each point of `x`, and their distances.
 
     Memory beyond the results stays at some megabytes whatever the number of points: distances are compared by blocks
-    of rows, or for `PoincareBall`, `Lorentz` and `Sphere` on the CPU by a fused kernel that keeps the k best of a row.
+    of rows, or for `PoincareBall`, `Lorentz` and `Sphere` by a fused kernel that keeps the k best of a row.
     The distances are ``manifold.dist`` of the pairs found, and differentiable; indices have no gradient.
 
     Parameters
@@ -119,7 +119,7 @@ def _indices(manifold: Manifold, x: Tensor, y: Tensor, k: int, skip: bool, batch
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(dtype), y.to(dtype)
     with torch.no_grad():
-        if k <= _MOST and dispatch.backend(x, y) == "numba":
+        if k <= _MOST and dispatch.backend(x, y) is not None:
             found = _by_kernel(manifold, x, y, k, skip)
             if found is not None:
                 return found.expand(*batch, *found.shape[-2:])

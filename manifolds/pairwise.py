@@ -1,10 +1,11 @@
 """Distances of all pairs, by blocks of rows: memory beyond the result stays bounded.
 
-`by_rows` and `arsinh_cdist`'s blocks are the reference, in plain torch. On the CPU fused kernels take their place;
-their gradients are analytic and recompute the blocks, and gradients of gradients are those of plain formulas, which
-hold all differences at once.
+`by_rows` and `arsinh_cdist`'s blocks are the reference, in plain torch. Fused kernels take their place; their gradients
+are analytic and recompute the blocks, and gradients of gradients are those of plain formulas, which hold all
+differences at once.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ def arsinh_cdist(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1.0)
     scale : float
         Factor of the result.
     """
-    if dispatch.backend(x, y, a, b) == "numba":
+    if dispatch.backend(x, y, a, b) is not None:
         return _ball(x, y, a, b, scale)
     result = _ArsinhCdist.apply(x, y, a, b, scale)
     assert isinstance(result, Tensor)
@@ -75,7 +76,7 @@ def sphere_cdist(x: Tensor, y: Tensor) -> Tensor:
     x, y : Tensor
         Unit vectors, shapes (..., n, d) and (..., m, d).
     """
-    if dispatch.backend(x, y) == "numba":
+    if dispatch.backend(x, y) is not None:
         return _sphere(x, y)
     return by_rows(_angle, x.unsqueeze(-2), y.unsqueeze(-3), 1)
 
@@ -93,7 +94,7 @@ def lorentz_cdist(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
         Magnitude of the curvature; a tensor has the dtype of `x` and a shape that broadcasts against (..., 1, 1).
     """
     curved = isinstance(c, Tensor)
-    if dispatch.backend(x, y, *((c,) if curved else ())) == "numba":
+    if dispatch.backend(x, y, *((c,) if curved else ())) is not None:
         values = _lorentz(x, y, c if curved else None, 1.0 if curved else float(c))
         return values / c.sqrt() if isinstance(c, Tensor) else values
     k = c.unsqueeze(-1) if isinstance(c, Tensor) else c
@@ -228,10 +229,9 @@ def _hyperbolic(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
 # -- fused operators -----------------------------------------------------------------------------------------------
 
 
-def _kernels() -> Any:
-    from holonomy.manifolds.kernels.cpu import pairs  # imports numba, at first use
-
-    return pairs
+def _kernels(tensor: Tensor) -> Any:
+    # At first use: the CPU's import numba.
+    return importlib.import_module(f"holonomy.manifolds.kernels.{'cuda' if tensor.is_cuda else 'cpu'}.pairs")
 
 
 def _shape(*tensors: Tensor) -> tuple[int, ...]:
@@ -338,7 +338,7 @@ def _register(operator: Any, backward: Any, formula: Callable[..., Any], count: 
 
 @torch.library.custom_op("holonomy::ball_cdist", mutates_args=())
 def _ball(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    values: Tensor = _kernels().ball_values(x, y, a, b, scale)
+    values: Tensor = _kernels(x).ball_values(x, y, a, b, scale)
     return values
 
 
@@ -346,31 +346,31 @@ def _ball(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
 def _ball_backward(
     x: Tensor, y: Tensor, a: Tensor, b: Tensor, grad: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gx, gy, ga, gb = _kernels().ball_gradients(x, y, a, b, scale, grad)
+    gx, gy, ga, gb = _kernels(x).ball_gradients(x, y, a, b, scale, grad)
     return gx, gy, ga, gb
 
 
 @torch.library.custom_op("holonomy::sphere_cdist", mutates_args=())
 def _sphere(x: Tensor, y: Tensor) -> Tensor:
-    values: Tensor = _kernels().sphere_values(x, y)
+    values: Tensor = _kernels(x).sphere_values(x, y)
     return values
 
 
 @torch.library.custom_op("holonomy::sphere_cdist_backward", mutates_args=())
 def _sphere_backward(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    gx, gy = _kernels().sphere_gradients(x, y, grad)
+    gx, gy = _kernels(x).sphere_gradients(x, y, grad)
     return gx, gy
 
 
 @torch.library.custom_op("holonomy::lorentz_cdist", mutates_args=())
 def _lorentz(x: Tensor, y: Tensor, c: Tensor | None, k: float) -> Tensor:
-    values: Tensor = _kernels().lorentz_values(x, y, c, k)
+    values: Tensor = _kernels(x).lorentz_values(x, y, c, k)
     return values
 
 
 @torch.library.custom_op("holonomy::lorentz_cdist_backward", mutates_args=())
 def _lorentz_backward(x: Tensor, y: Tensor, c: Tensor | None, grad: Tensor, k: float) -> tuple[Tensor, Tensor, Tensor]:
-    gx, gy, gc = _kernels().lorentz_gradients(x, y, c, k, grad)
+    gx, gy, gc = _kernels(x).lorentz_gradients(x, y, c, k, grad)
     return gx, gy, gc
 
 
@@ -454,7 +454,7 @@ def nearest_rows(
     skip : bool
         Leave out y_i for x_i.
     """
-    indices: Tensor = _kernels().nearest(kind, x, y, a, b, c, k, count, skip)
+    indices: Tensor = _kernels(x).nearest(kind, x, y, a, b, c, k, count, skip)
     return indices
 
 

@@ -106,7 +106,7 @@ class PoincareBall(Hyperbolic):
         c = self.c
         if isinstance(c, Tensor):
             c = c.to(x.dtype)[..., None, None, None]  # one curvature for all pairs of a batch
-        if torch.compiler.is_compiling() and dispatch.backend(x, y) != "numba":
+        if torch.compiler.is_compiling() and dispatch.backend(x, y) is None:
             # The compiler fuses the plain formula, and never forms the differences.
             return (2.0 / root(c) * torch.asinh(safe_sqrt(gyrovector.chord(x, y, c)))).squeeze(-1)
         # c |x - y|^2 / (g(x) g(y)), with one factor a row and one a column.

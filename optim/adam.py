@@ -75,8 +75,8 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         Whether autograd goes through the step, as in torch: parameters must then not be leaves.
     fused : bool, optional
         For Euclidean parameters as in torch. Those on `PoincareBall`, `Lorentz` and `Sphere` (one curvature, float32 or
-        float64, contiguous, on the CPU) are stepped by a kernel in one pass over memory; None (default): where one
-        takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
+        float64, contiguous, on the CPU or CUDA) are stepped by a kernel in one pass over memory; None (default): where
+        one takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
         ``kernels.use("reference")`` switches kernels off in every case.
     decoupled_weight_decay : bool
         True (default): `torch.optim.AdamW`. False: `torch.optim.Adam`, where decay enters the moments.

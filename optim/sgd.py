@@ -64,8 +64,8 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
         Whether autograd goes through the step, as in torch: parameters must then not be leaves.
     fused : bool, optional
         For Euclidean parameters as in torch. Those on `PoincareBall`, `Lorentz` and `Sphere` (one curvature, float32 or
-        float64, contiguous, on the CPU) are stepped by a kernel in one pass over memory; None (default): where one
-        takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
+        float64, contiguous, on the CPU or CUDA) are stepped by a kernel in one pass over memory; None (default): where
+        one takes them and `foreach` is None, too. True: it must. False: never, and one parameter at a time.
         ``kernels.use("reference")`` switches kernels off in every case.
     manifold_weight_decay : float, optional
         Weight decay of the parameters on manifolds, where it is to differ from `weight_decay`.

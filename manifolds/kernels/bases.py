@@ -5,6 +5,7 @@ the layers y_o = sum_j sum_i coefficients[o, j, i] B_i(x_j) of Kolmogorov-Arnold
 basis for a block of rows at a time.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -65,6 +66,10 @@ def _reference(x: Tensor, knots: Tensor, family: str, degree: int) -> Tensor:
 
 def _combine_reference(x: Tensor, knots: Tensor, coefficients: Tensor, family: str, degree: int) -> Tensor:
     return torch.einsum("...ji,oji->...o", _reference(x, knots, family, degree), coefficients)
+
+
+def _on_cuda() -> Any:
+    return importlib.import_module("holonomy.manifolds.kernels.cuda.bases")
 
 
 # -- blocks --------------------------------------------------------------------------------------------------------
@@ -157,6 +162,16 @@ def _values(x: Tensor, knots: Tensor, family: str, degree: int, order: int) -> T
     return out
 
 
+@_values.register_kernel("cuda")
+def _(x: Tensor, knots: Tensor, family: str, degree: int, order: int) -> Tensor:
+    if family == "bspline":
+        _on_cuda().check_knots(knots)
+    elif order > 0:
+        return chebyshev_reference(x, degree, order)
+    found: Tensor = _on_cuda().values(x, knots, family, degree, order)
+    return found
+
+
 @_values.register_fake
 def _(x: Tensor, knots: Tensor, family: str, degree: int, order: int) -> Tensor:
     return x.new_empty(*x.shape, _size(knots, family, degree))
@@ -173,6 +188,14 @@ def _pull(g: Tensor, x: Tensor, knots: Tensor, family: str, degree: int, order: 
         blocks.cpu.from_rows(flat[part].view(-1).numpy(), blocks.values.view(-1).numpy(), len(flat[part]))
         blocks.pull(out.view(rows.shape)[part], order)
     return out
+
+
+@_pull.register_kernel("cuda")
+def _(g: Tensor, x: Tensor, knots: Tensor, family: str, degree: int, order: int) -> Tensor:
+    if family == "chebyshev" and order != 1:
+        return (g * chebyshev_reference(x, degree, order)).sum(-1)
+    found: Tensor = _on_cuda().pull(g, x, knots, family, degree, order)
+    return found
 
 
 @_pull.register_fake
@@ -238,6 +261,14 @@ def _combine(x: Tensor, knots: Tensor, coefficients: Tensor, family: str, degree
     return y
 
 
+@_combine.register_kernel("cuda")
+def _(x: Tensor, knots: Tensor, coefficients: Tensor, family: str, degree: int) -> Tensor:
+    if family == "bspline":
+        _on_cuda().check_knots(knots)
+    y: Tensor = _on_cuda().combine(x, knots, coefficients, family, degree)
+    return y
+
+
 @_combine.register_fake
 def _(x: Tensor, knots: Tensor, coefficients: Tensor, family: str, degree: int) -> Tensor:
     return x.new_empty(x.shape[0], coefficients.shape[0])
@@ -257,6 +288,12 @@ def _combine_backward(
         torch.mm(matrix, g[part].t(), out=values)
         blocks.pull(gx[part])
     return gx, gm.t().contiguous().view(coefficients.shape)
+
+
+@_combine_backward.register_kernel("cuda")
+def _(g: Tensor, x: Tensor, knots: Tensor, coefficients: Tensor, family: str, degree: int) -> tuple[Tensor, Tensor]:
+    gx, gc = _on_cuda().combine_backward(g, x, knots, coefficients, family, degree)
+    return gx, gc
 
 
 @_combine_backward.register_fake
@@ -341,10 +378,12 @@ def _check_order(name: str, knots: Tensor) -> None:
         raise ValueError(f"{name}: 'knots' must be finite, in ascending order and not all equal, got {values.tolist()}")
 
 
-def _is_fused(knots: Tensor, *tensors: Tensor) -> bool:
+def _is_fused(degree: int, knots: Tensor, *tensors: Tensor) -> bool:
     # Gradients in the knots are left to the reference.
-    moving = knots.requires_grad and torch.is_grad_enabled()
-    return dispatch.backend(knots, *tensors) == "numba" and not moving
+    moving, backend = knots.requires_grad and torch.is_grad_enabled(), dispatch.backend(knots, *tensors)
+    if moving or backend is None:
+        return False
+    return backend == "numba" or degree <= int(_on_cuda().MOST_DEGREE)
 
 
 def bspline_basis(x: Tensor, knots: Tensor, degree: int) -> Tensor:
@@ -383,7 +422,7 @@ def bspline_basis(x: Tensor, knots: Tensor, degree: int) -> Tensor:
     """
     _require_floating("bspline_basis", x=x, knots=knots)
     _check_knots("bspline_basis", x, knots, degree)
-    if _is_fused(knots, x):
+    if _is_fused(degree, knots, x):
         return _values(x, knots, "bspline", degree, 0)
     _check_order("bspline_basis", knots)
     return bspline_reference(x, knots, degree)
@@ -417,7 +456,7 @@ def chebyshev_basis(x: Tensor, degree: int) -> Tensor:
     _require_floating("chebyshev_basis", x=x)
     if degree < 0:
         raise ValueError(f"chebyshev_basis: 'degree' must be at least 0, got {degree}")
-    if dispatch.backend(x) == "numba":
+    if dispatch.backend(x) is not None:
         return _values(x, x.new_empty(0), "chebyshev", degree, 0)
     return chebyshev_reference(x, degree)
 
@@ -465,7 +504,7 @@ def bspline_combine(x: Tensor, knots: Tensor, coefficients: Tensor, degree: int)
     _require_floating("bspline_combine", x=x, knots=knots, coefficients=coefficients)
     _check_knots("bspline_combine", x, knots, degree)
     _check_coefficients("bspline_combine", x, coefficients, knots.shape[-1] - degree - 1)
-    if _is_fused(knots, x, coefficients):
+    if _is_fused(degree, knots, x, coefficients):
         y = _combine(x.reshape(-1, x.shape[-1]), knots, coefficients, "bspline", degree)
         return y.reshape(*x.shape[:-1], y.shape[-1])
     _check_order("bspline_combine", knots)
@@ -497,7 +536,7 @@ def chebyshev_combine(x: Tensor, coefficients: Tensor) -> Tensor:
     _require_floating("chebyshev_combine", x=x, coefficients=coefficients)
     _check_coefficients("chebyshev_combine", x, coefficients, None)
     degree, nothing = coefficients.shape[-1] - 1, x.new_empty(0)
-    if dispatch.backend(x, coefficients) == "numba":
+    if dispatch.backend(x, coefficients) is not None:
         y = _combine(x.reshape(-1, x.shape[-1]), nothing, coefficients, "chebyshev", degree)
         return y.reshape(*x.shape[:-1], y.shape[-1])
     return _combine_reference(x, nothing, coefficients, "chebyshev", degree)

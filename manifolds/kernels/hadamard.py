@@ -33,6 +33,16 @@ def _transform(x: Tensor, scale: float) -> Tensor:
     return y
 
 
+@_transform.register_kernel("cuda")
+def _(x: Tensor, scale: float) -> Tensor:
+    from holonomy.manifolds.kernels.cuda.hadamard import transform
+
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    transform(x, y, scale)
+    return y
+
+
 @_transform.register_fake
 def _(x: Tensor, scale: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -60,6 +70,13 @@ def _transform_(x: Tensor, scale: float) -> None:
 
     flat = x.view(-1).numpy()
     transform(flat, flat, x.shape[-1], scale)
+
+
+@_transform_.register_kernel("cuda")
+def _(x: Tensor, scale: float) -> None:
+    from holonomy.manifolds.kernels.cuda.hadamard import transform
+
+    transform(x, x, scale)
 
 
 @_transform_.register_fake
@@ -108,7 +125,7 @@ def hadamard_transform(x: Tensor, *, normalized: bool = False) -> Tensor:
     Fino and Algazi, Unified matrix treatment of the fast Walsh-Hadamard transform (IEEE Trans. Computers, 1976).
     """
     scale = _scale_of(x, normalized, "hadamard_transform")
-    if dispatch.backend(x) == "numba":
+    if dispatch.backend(x) is not None:
         return _transform(x, scale)
     return hadamard_reference(x, scale)
 
@@ -140,7 +157,7 @@ def hadamard_transform_(x: Tensor, *, normalized: bool = False) -> Tensor:
     scale = _scale_of(x, normalized, "hadamard_transform_")
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("hadamard_transform_: 'x' must not require a gradient, since it is overwritten")
-    if x.is_contiguous() and dispatch.backend(x) == "numba":
+    if x.is_contiguous() and dispatch.backend(x) is not None:
         _transform_(x, scale)
     else:
         x.copy_(hadamard_reference(x, scale))

@@ -83,6 +83,7 @@ class Fused:
         """Evaluate."""
         tensors = arguments[: self.vectors]
         c: Any = arguments[self.vectors] if self.curved else 0.0
+        curvature: tuple[Tensor | None, float]
         if isinstance(c, Tensor):
             if c.numel() != 1 or c.ndim > max(t.ndim for t in tensors) or dispatch.backend(*tensors, c) is None:
                 return self.reference(*arguments)

@@ -47,8 +47,8 @@ def _unwatched(x: Tensor, u: Tensor) -> bool:
 
 
 @cache
-def _cpu() -> Any:
-    return importlib.import_module("holonomy.manifolds.kernels.cpu.orthonormal")
+def _kernels(cuda: bool) -> Any:
+    return importlib.import_module(f"holonomy.manifolds.kernels.{'cuda' if cuda else 'cpu'}.orthonormal")
 
 
 def fused(name: str) -> Callable[[Reference], Reference]:
@@ -78,12 +78,12 @@ def fused(name: str) -> Callable[[Reference], Reference]:
         operator = _register(name, reference)
 
         def call(x: Tensor, u: Tensor) -> Tensor:
-            if x.shape[-1] > LARGEST or dispatch.backend(x, u) != "numba":
+            if x.shape[-1] > LARGEST or dispatch.backend(x, u) is None:
                 return reference(x, u)
             if x.shape != u.shape:
                 x, u = torch.broadcast_tensors(x, u)
             if _unwatched(x, u):
-                return _cpu().forward(name, x, u, OPERATIONS[name][0](x.shape[-1]))[0]
+                return _kernels(x.is_cuda).forward(name, x, u, OPERATIONS[name][0](x.shape[-1]))[0]
             return operator(x, u)[0]
 
         return update_wrapper(call, reference)
@@ -97,7 +97,7 @@ def _register(name: str, reference: Reference) -> Any:
 
     @torch.library.custom_op(f"holonomy::orthonormal_{name}", mutates_args=())
     def operator(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        y, factor = _cpu().forward(name, x, u, rows(x.shape[-1]))
+        y, factor = _kernels(x.is_cuda).forward(name, x, u, rows(x.shape[-1]))
         return y, factor
 
     @operator.register_fake
@@ -127,7 +127,7 @@ def _register_backward(name: str, reference: Reference) -> Any:
     # y and factor are functions of x and u, handed over to save their computation: derivatives are those of g, x, u.
     @torch.library.custom_op(f"holonomy::orthonormal_{name}_backward", mutates_args=())
     def operator(g: Tensor, x: Tensor, u: Tensor, y: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        dx, du = _cpu().backward(name, g, x, u, y, factor, shared)
+        dx, du = _kernels(x.is_cuda).backward(name, g, x, u, y, factor, shared)
         return dx, du
 
     @operator.register_fake

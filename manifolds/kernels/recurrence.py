@@ -1,5 +1,6 @@
 """Linear recurrences along time: h[t] = a[t] h[t-1] + b[t], and the selective scan of state-space networks."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -84,6 +85,10 @@ def selective_scan_reference(
 # -- operators: linear recurrence ----------------------------------------------------------------------------------
 
 
+def _on_cuda() -> Any:
+    return importlib.import_module("holonomy.manifolds.kernels.cuda.recurrence")
+
+
 def _flat(*tensors: Tensor) -> Any:
     return tuple(t.detach().contiguous().view(-1).numpy() for t in tensors)
 
@@ -107,6 +112,12 @@ def _recurrence(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
     return h
 
 
+@_recurrence.register_kernel("cuda")
+def _(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
+    h: Tensor = _on_cuda().run(a, b, h0, reverse)
+    return h
+
+
 @_recurrence.register_fake
 def _(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
     return torch.empty_like(a, memory_format=torch.contiguous_format)
@@ -122,6 +133,12 @@ def _recurrence_backward(g: Tensor, a: Tensor, h: Tensor, h0: Tensor, reverse: b
         run_backward(flat[0], flat[1], flat[2], flat[3], _flat(ga, gb, gh0), tuple(a.shape), reverse)
     else:
         gh0.zero_()
+    return ga, gb, gh0
+
+
+@_recurrence_backward.register_kernel("cuda")
+def _(g: Tensor, a: Tensor, h: Tensor, h0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    ga, gb, gh0 = _on_cuda().run_backward(g, a, h, h0, reverse)
     return ga, gb, gh0
 
 
@@ -192,6 +209,14 @@ def _selective_scan(
     return y, last[..., :states].clone(), kept
 
 
+@_selective_scan.register_kernel("cuda")
+def _(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h0: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, last, kept = _on_cuda().scan(u, delta, A, B, C, D, h0)
+    return y, last, kept
+
+
 @_selective_scan.register_fake
 def _(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h0: Tensor
@@ -228,6 +253,23 @@ def _selective_scan_backward(
     scan_backward(_flat(gy, u, delta, A, B, C, D, kept), grads, batch, (channels, time, size, groups))
     gB, gC = (t.sum(2)[..., :states].transpose(2, 3).contiguous() for t in (gB, gC))
     return gu, gdelta, gA.sum(0)[:, :states].contiguous(), gB, gC, gD.sum(0), gh0[..., :states].clone()
+
+
+@_selective_scan_backward.register_kernel("cuda")
+def _(
+    gy: Tensor,
+    glast: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    h0: Tensor,
+    kept: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gu, gdelta, gA, gB, gC, gD, gh0 = _on_cuda().scan_backward(gy, glast, u, delta, A, B, C, D, kept)
+    return gu, gdelta, gA, gB, gC, gD, gh0
 
 
 @_selective_scan_backward.register_fake
@@ -356,7 +398,7 @@ def linear_recurrence(
         raise ValueError(f"linear_recurrence: 'h0' must broadcast to the shape without time, {wanted}") from None
     shape, rows, channels = a.shape, outer.numel(), inner.numel()
     x = a.reshape(rows, shape[dim], channels), b.reshape(rows, shape[dim], channels), h0.reshape(rows, channels)
-    run = _recurrence if dispatch.backend(*x) == "numba" else recurrence_reference
+    run = _recurrence if dispatch.backend(*x) is not None else recurrence_reference
     return run(*x, reverse).reshape(shape)
 
 
@@ -450,7 +492,8 @@ def selective_scan(
         h0 = u.new_zeros(*u.shape[:2], A.shape[1]) if h0 is None else h0
     tensors = (u, delta, A, B, C, u.new_zeros(0) if D is None else D, u.new_zeros(0) if h0 is None else h0)
     _check_scan(*tensors)
-    if u.numel() and dispatch.backend(*tensors) == "numba":
+    backend = dispatch.backend(*tensors)
+    if u.numel() and (backend == "numba" or (backend == "cupy" and A.shape[1] <= _on_cuda().MOST_STATES)):
         y, last, _ = _selective_scan(*tensors)
     else:
         y, last = selective_scan_reference(*tensors)

@@ -18,8 +18,8 @@ from holonomy.manifolds.kernels import dispatch
 __all__ = ["fuse", "project_simplex", "project_simplex_reference"]
 
 
-def _kernels() -> Any:
-    return importlib.import_module("holonomy.manifolds.kernels.cpu.simplex")
+def _kernels(tensor: Tensor) -> Any:
+    return importlib.import_module(f"holonomy.manifolds.kernels.{'cuda' if tensor.is_cuda else 'cpu'}.simplex")
 
 
 # -- Euclidean projection ------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
         raise ValueError(f"project_simplex: 'x' has shape {tuple(x.shape)}, wanted a last dimension of at least 1")
     if isinstance(total, Tensor) or not 0.0 < total < math.inf:
         raise ValueError(f"project_simplex: 'total' must be a positive, finite number, got {total!r}")
-    if dispatch.backend(x) == "numba":
+    if dispatch.backend(x) is not None:
         result = _project(x, float(total))
         assert isinstance(result, Tensor)
         return result
@@ -84,13 +84,13 @@ def project_simplex_reference(x: Tensor, total: float = 1.0) -> Tensor:
 
 @torch.library.custom_op("holonomy::project_simplex", mutates_args=())
 def _project(x: Tensor, total: float) -> Tensor:
-    result: Tensor = _kernels().project(x, total)
+    result: Tensor = _kernels(x).project(x, total)
     return result
 
 
 @torch.library.custom_op("holonomy::project_simplex_backward", mutates_args=())
 def _project_backward(grad: Tensor, out: Tensor) -> Tensor:
-    result: Tensor = _kernels().project_backward(grad, out)
+    result: Tensor = _kernels(out).project_backward(grad, out)
     return result
 
 
@@ -157,7 +157,7 @@ def fuse(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
         operator = _register(name, reference)
 
         def call(*tensors: Tensor) -> Tensor:
-            if dispatch.backend(*tensors) != "numba":
+            if dispatch.backend(*tensors) is None:
                 return reference(*tensors)
             result: Tensor = operator(*torch.broadcast_tensors(*tensors))
             return result
@@ -176,13 +176,13 @@ def _register(name: str, reference: Callable[..., Tensor]) -> Any:
     results = ", ".join("Tensor" for _ in names)
     forward = torch.library.custom_op(
         f"holonomy::simplex_{name}",
-        lambda *tensors: _kernels().forward(name, *tensors),
+        lambda *tensors: _kernels(tensors[0]).forward(name, *tensors),
         mutates_args=(),
         schema=f"({arguments}) -> Tensor",
     )
     backward = torch.library.custom_op(
         f"holonomy::simplex_{name}_backward",
-        lambda *tensors: _kernels().backward(name, *tensors),
+        lambda *tensors: _kernels(tensors[0]).backward(name, *tensors),
         mutates_args=(),
         schema=f"(Tensor grad, {arguments}) -> ({results})",
     )

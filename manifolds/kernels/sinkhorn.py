@@ -37,6 +37,10 @@ def _kernels(module: str = "sinkhorn") -> Any:
     return importlib.import_module(f"holonomy.manifolds.kernels.cpu.{module}")
 
 
+def _on_cuda() -> Any:
+    return importlib.import_module("holonomy.manifolds.kernels.cuda.sinkhorn")
+
+
 def sinkhorn(
     cost: Tensor,
     a: Tensor | None = None,
@@ -185,7 +189,7 @@ def _check_masses(cost: Tensor, a: Tensor, b: Tensor) -> None:
 def _solve(
     cost: Tensor, a: Tensor, b: Tensor, scale: float, tolerance: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if dispatch.backend(cost, a, b) == "numba":
+    if dispatch.backend(cost, a, b) is not None:
         return _sinkhorn(cost, a, b, scale, tolerance, limit)
     f, g, _, error, steps = _sinkhorn(cost.detach(), a.detach(), b.detach(), scale, tolerance, limit)
     return *_differentiable(cost, a, b, scale, f, g), error, steps
@@ -284,9 +288,11 @@ def _pull_plain(
 def _sinkhorn(
     cost: Tensor, a: Tensor, b: Tensor, scale: float, tolerance: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if dispatch.backend(cost) != "numba":
+    backend = dispatch.backend(cost)
+    if backend is None or (backend == "cupy" and cost.shape[-2] * cost.shape[-1] > _on_cuda().LARGEST):
         return _iterate_plain(cost, a, b, scale, tolerance, limit)
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _kernels().iterate(cost, a, b, scale, tolerance, limit)
+    kernels = _kernels() if backend == "numba" else _on_cuda()
+    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = kernels.iterate(cost, a, b, scale, tolerance, limit)
     return result
 
 

@@ -1,9 +1,11 @@
 """Count-sketches, and tables of embeddings that are addressed by hashing.
 
-The count-sketch and its adjoint are two torch operations each: a kernel of our own was no faster (measured at 1024 rows
-of 1024 and at one row of 4 million). Hashing, and the gradient of a table's rows, have kernels.
+The count-sketch and its adjoint are two torch operations each: on the CPU a kernel of our own was no faster (measured
+at 1024 rows of 1024 and at one row of 4 million). On CUDA, where torch adds in an order that changes from run to run, a
+kernel sums each bucket in the order of its numbers. Hashing, and the gradient of a table's rows, have kernels.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -20,6 +22,11 @@ __all__ = [
     "salted_hash",
     "salted_hash_reference",
 ]
+
+
+def _on_cuda() -> Any:
+    return importlib.import_module("holonomy.manifolds.kernels.cuda.sketch")
+
 
 # -- count-sketch --------------------------------------------------------------------------------------------------
 
@@ -46,11 +53,70 @@ def _check_sketch(name: str, x: Tensor, index: Tensor, sign: Tensor, size: int, 
         raise ValueError(f"{name}: the last dimension of 'x' must be {width}, got shape {tuple(x.shape)}")
 
 
+@torch.library.custom_op("holonomy::count_sketch", mutates_args=())
+def _sketch(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
+    found: Tensor = _on_cuda().count_sketch(x, index, sign, size)
+    return found
+
+
+@torch.library.custom_op("holonomy::count_unsketch", mutates_args=())
+def _unsketch(y: Tensor, index: Tensor, sign: Tensor) -> Tensor:
+    return _unsketch_plain(y, index, sign)
+
+
+@_sketch.register_fake
+def _(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], size)
+
+
+@_unsketch.register_fake
+def _(y: Tensor, index: Tensor, sign: Tensor) -> Tensor:
+    return y.new_empty(*y.shape[:-1], index.shape[0])
+
+
+def _save_sketch(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.size = inputs[0].shape[-1]
+    ctx.save_for_backward(inputs[1], inputs[2])
+
+
+_sketch.register_autograd(
+    lambda ctx, g: (_unsketch(g, *ctx.saved_tensors), None, None, None), setup_context=_save_sketch
+)
+_unsketch.register_autograd(
+    lambda ctx, g: (_sketch(g, *ctx.saved_tensors, ctx.size), None, None), setup_context=_save_sketch
+)
+
+
+def _mapped_sketch(op: Any) -> Any:
+    """The rule for vmap: mapped vectors are more rows; other sketches go one by one."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], x: Tensor, index: Tensor, sign: Tensor, *size: int) -> Any:
+        if in_dims[1] is None and in_dims[2] is None:
+            return op(x.movedim(in_dims[0], 0), index, sign, *size), 0
+        three = zip(in_dims, (x, index, sign), strict=False)
+        each = zip(*(_in_front(dim, t, info.batch_size) for dim, t in three), strict=True)
+        return torch.stack([op(*one, *size) for one in each]), 0
+
+    return rule
+
+
+_sketch.register_vmap(_mapped_sketch(_sketch))
+_unsketch.register_vmap(_mapped_sketch(_unsketch))
+
+
+def _sketch_plain(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], size).scatter_add(-1, index.expand(x.shape), x * sign.to(x.dtype))
+
+
+def _unsketch_plain(y: Tensor, index: Tensor, sign: Tensor) -> Tensor:
+    return y.gather(-1, index.expand(*y.shape[:-1], -1)) * sign.to(y.dtype)
+
+
 def count_sketch(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
     """Sum numbers with signs into buckets: y[..., index[j]] += sign[j] x[..., j].
 
-    On the CPU every bucket is summed in the order of j, whatever the number of threads. The gradient in x is
-    `count_unsketch`, and the other way round.
+    Every bucket is summed in the order of j: on the CPU whatever the number of threads, on CUDA by a kernel. The
+    gradient in x is `count_unsketch`, and the other way round.
 
     Parameters
     ----------
@@ -80,7 +146,8 @@ def count_sketch(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
     Charikar, Chen and Farach-Colton, Finding frequent items in data streams (ICALP 2002).
     """
     _check_sketch("count_sketch", x, index, sign, size, None)
-    return x.new_zeros(*x.shape[:-1], size).scatter_add(-1, index.expand(x.shape), x * sign.to(x.dtype))
+    run = _sketch if dispatch.backend(x) == "cupy" else _sketch_plain
+    return run(x, index, sign, size)
 
 
 def count_unsketch(y: Tensor, index: Tensor, sign: Tensor) -> Tensor:
@@ -111,7 +178,8 @@ def count_unsketch(y: Tensor, index: Tensor, sign: Tensor) -> Tensor:
         raise ValueError("count_unsketch: 'y' must have a dimension of buckets, got a scalar")
     size = y.shape[-1] if isinstance(y, Tensor) else 1
     _check_sketch("count_unsketch", y, index, sign, size, size)
-    return y.gather(-1, index.expand(*y.shape[:-1], -1)) * sign.to(y.dtype)
+    run = _unsketch if dispatch.backend(y) == "cupy" else _unsketch_plain
+    return run(y, index, sign)
 
 
 # -- hashing -------------------------------------------------------------------------------------------------------
@@ -153,6 +221,12 @@ def _hash(ids: Tensor, columns: Tensor, keys: Tensor, buckets: int) -> Tensor:
     return out
 
 
+@_hash.register_kernel("cuda")
+def _(ids: Tensor, columns: Tensor, keys: Tensor, buckets: int) -> Tensor:
+    found: Tensor = _on_cuda().hash_ids(ids, columns, keys, buckets)
+    return found
+
+
 @_hash.register_fake
 def _(ids: Tensor, columns: Tensor, keys: Tensor, buckets: int) -> Tensor:
     return ids.new_empty(ids.shape[0], keys.shape[0])
@@ -176,7 +250,7 @@ def _hashed(ids: Tensor, columns: Tensor, salts: Tensor, buckets: int) -> Tensor
     keys = _mix((salts + 1) * _GOLDEN)
     # `backend` knows floating dtypes only; an empty tensor asks for those on the same device.
     probe = torch.empty(0, device=ids.device)
-    run = _hash if dispatch.backend(probe) == "numba" else salted_hash_reference
+    run = _hash if dispatch.backend(probe) is not None else salted_hash_reference
     return run(ids, columns, keys, buckets)
 
 
@@ -247,6 +321,11 @@ def _lookup(table: Tensor, rows: Tensor) -> Tensor:
     return out.masked_fill_((rows < 0).unsqueeze(-1), 0.0) if padded else out
 
 
+@_lookup.register_kernel("cuda")
+def _(table: Tensor, rows: Tensor) -> Tensor:
+    return lookup_reference(table, rows)  # without a look at the rows, which would wait for the device
+
+
 @_lookup.register_fake
 def _(table: Tensor, rows: Tensor) -> Tensor:
     return table.new_empty(rows.shape[0], table.shape[1])
@@ -261,6 +340,12 @@ def _sum(values: Tensor, rows: Tensor, size: int) -> Tensor:
         values, rows = values.contiguous(), rows.contiguous()
         scatter_rows(values.view(-1).numpy(), rows.numpy(), out.view(-1).numpy(), d)
     return out
+
+
+@_sum.register_kernel("cuda")
+def _(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    found: Tensor = _on_cuda().sum_rows(values, rows, size)
+    return found
 
 
 @_sum.register_fake
@@ -326,7 +411,7 @@ def lookup_rows(table: Tensor, rows: Tensor) -> Tensor:
         raise TypeError(f"lookup_rows: 'table' must hold floating-point numbers, got {table.dtype}")
     if table.ndim != 2:
         raise ValueError(f"lookup_rows: 'table' must have shape (size, d), got {tuple(table.shape)}")
-    run = _lookup if dispatch.backend(table) == "numba" else lookup_reference
+    run = _lookup if dispatch.backend(table) is not None else lookup_reference
     return run(table, rows.reshape(-1)).reshape(*rows.shape, table.shape[1])
 
 

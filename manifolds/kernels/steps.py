@@ -39,14 +39,21 @@ def obstacle(*tensors: Tensor) -> str | None:
         return "it wraps other tensors"
     if first.dtype not in (torch.float32, torch.float64):
         return f"its dtype is {first.dtype}, not float32 or float64"
-    if first.device.type != "cpu":
-        return f"it is on {first.device}, and kernels run on the CPU"
+    device = first.device.type
+    if device not in dispatch.BACKENDS:
+        return f"it is on {first.device}, and kernels run on the CPU and on CUDA"
     for tensor in tensors:
         if not tensor.is_contiguous():
             return f"it has strides {tensor.stride()}, and is not contiguous"
         if tensor.dtype != first.dtype or tensor.device != first.device:
             return f"its state is {tensor.dtype} on {tensor.device}, unlike itself"
-    return dispatch._why_not("cpu")
+    if device == "cuda" and first.ndim and first.shape[-1] > (most := _on_cuda().longest(first.dtype, first.shape[-1])):
+        return f"its points have {first.shape[-1]} numbers, more than the {most} that CUDA's registers hold"
+    return dispatch._why_not(device)
+
+
+def _on_cuda() -> Any:
+    return importlib.import_module("holonomy.manifolds.kernels.cuda.steps")
 
 
 def adam_step(
@@ -185,22 +192,54 @@ def _run(
     numbers: dict[str, float],
 ) -> None:
     _check(kind, x, grad, index, moment=moment, square=square, largest=largest)
-    cpu = importlib.import_module("holonomy.manifolds.kernels.cpu.steps")
-    jit = importlib.import_module("holonomy.manifolds.kernels.cpu.jit")
     size = x.shape[-1]
     count = grad.numel() // size
     if index is not None and x.ndim > 2:
         inner = math.prod(x.shape[1:-1])
-        index = (index.unsqueeze(-1) * inner + torch.arange(inner)).view(-1)
+        index = (index.unsqueeze(-1) * inner + torch.arange(inner, device=index.device)).view(-1)
+    if count:
+        run = _run_on_cuda if x.is_cuda else _run_on_cpu
+        run(kind, c, x, grad.contiguous(), moment, square, largest, index, numbers)
+        if not x.is_inference():
+            torch.autograd.graph.increment_version(x)  # as torch's own in-place operations do
+
+
+def _run_on_cuda(
+    kind: str,
+    c: float,
+    x: Tensor,
+    grad: Tensor,
+    moment: Tensor | None,
+    square: Tensor | None,
+    largest: Tensor | None,
+    index: Tensor | None,
+    numbers: dict[str, float],
+) -> None:
+    rows = None if index is None else index.contiguous()
+    _on_cuda().step(kind, float(c), x, grad, moment, square, largest, numbers, rows)
+
+
+def _run_on_cpu(
+    kind: str,
+    c: float,
+    x: Tensor,
+    grad: Tensor,
+    moment: Tensor | None,
+    square: Tensor | None,
+    largest: Tensor | None,
+    index: Tensor | None,
+    numbers: dict[str, float],
+) -> None:
+    cpu = importlib.import_module("holonomy.manifolds.kernels.cpu.steps")
+    jit = importlib.import_module("holonomy.manifolds.kernels.cpu.jit")
+    size = x.shape[-1]
+    count = grad.numel() // size
     nothing = x.new_empty(0)
-    tensors = [nothing if t is None else t for t in (x, grad.contiguous(), moment, square, largest)]
+    tensors = [nothing if t is None else t for t in (x, grad, moment, square, largest)]
     tensors.append(torch.empty(0, dtype=torch.int64) if index is None else index.contiguous())
     arrays = [_flat(t) for t in tensors]
     values = np.array([numbers[name] for name in cpu.NUMBERS])
-    if count:
-        jit.parallel(getattr(cpu, kind), count, _GRAIN // size, *arrays, values, float(c), size)
-        if not x.is_inference():
-            torch.autograd.graph.increment_version(x)  # as torch's own in-place operations do
+    jit.parallel(getattr(cpu, kind), count, _GRAIN // size, *arrays, values, float(c), size)
 
 
 class _Numbers:
@@ -239,7 +278,9 @@ def _check(kind: str, x: Tensor, grad: Tensor, index: Tensor | None, **state: Te
                 f"kernels.steps: 'index' has shape {tuple(index.shape)} and dtype {index.dtype}, wanted (n,) of int64 "
                 f"with 'x' of shape (rows, ..., d), which has shape {tuple(x.shape)}"
             )
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < x.shape[0]:
+        if index.is_cuda:  # asserted on the device, without waiting for it, as torch's own indexing does
+            torch._assert_async(((index >= 0) & (index < x.shape[0])).all())
+        elif index.numel() and not 0 <= int(index.min()) <= int(index.max()) < x.shape[0]:
             raise ValueError(f"kernels.steps: 'index' reaches outside of the {x.shape[0]} rows of 'x'")
     given["grad"], wanted["grad"] = grad, x.shape if index is None else (index.numel(), *x.shape[1:])
     for name, tensor in given.items():
@@ -248,3 +289,6 @@ def _check(kind: str, x: Tensor, grad: Tensor, index: Tensor | None, **state: Te
                 f"kernels.steps: {name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}, "
                 f"wanted {tuple(wanted[name])} and {x.dtype}"
             )
+    for name, extra in (("grad", grad), ("index", index)):
+        if extra is not None and extra.device != x.device:
+            raise ValueError(f"kernels.steps: {name!r} is on {extra.device}, and 'x' on {x.device}")

@@ -14,8 +14,9 @@ __all__ = ["subspace_logits"]
 def subspace_logits(x: Tensor, bases: Tensor, *, squared: bool = False) -> Tensor:
     """Length |s_c^T x_b| of the projection of every vector onto every subspace, or its square.
 
-    The products s_c^T x_b are never stored for all classes at once: beyond the result and the gradients, the kernels
-    need a copy of `x` and a megabyte. The gradient of the length is 0 where `x` is orthogonal to the subspace.
+    The products s_c^T x_b are never stored for all classes at once: beyond the result and the gradients, the CPU's
+    kernels need a copy of `x` and a megabyte, and CUDA some hundred megabytes. The gradient of the length is 0 where
+    `x` is orthogonal to the subspace.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def subspace_logits(x: Tensor, bases: Tensor, *, squared: bool = False) -> Tenso
     Zhang, Fang, et al., Grassmann class representation, equation 3, ICCV 2023 (arXiv:2308.01547).
     """
     _check(x, bases)
-    if dispatch.backend(x, bases) != "numba" or 0 in bases.shape or 0 in x.shape:
+    if dispatch.backend(x, bases) is None or 0 in bases.shape or 0 in x.shape:
         return _reference(x, bases, squared)
     return _logits(x, bases, squared)
 
@@ -76,13 +77,13 @@ def _reference(x: Tensor, bases: Tensor, squared: bool) -> Tensor:
     return torch.where(zero, torch.zeros_like(total), torch.where(zero, torch.ones_like(total), total).sqrt())
 
 
-def _cpu() -> Any:
-    return importlib.import_module("holonomy.manifolds.kernels.cpu.subspace_logits")
+def _kernels(tensor: Tensor) -> Any:
+    return importlib.import_module(f"holonomy.manifolds.kernels.{'cuda' if tensor.is_cuda else 'cpu'}.subspace_logits")
 
 
 @torch.library.custom_op("holonomy::subspace_logits", mutates_args=())
 def _logits(x: Tensor, bases: Tensor, squared: bool) -> Tensor:
-    result: Tensor = _cpu().forward(x, bases, squared)
+    result: Tensor = _kernels(x).forward(x, bases, squared)
     return result
 
 
@@ -93,7 +94,7 @@ def _(x: Tensor, bases: Tensor, squared: bool) -> Tensor:
 
 @torch.library.custom_op("holonomy::subspace_logits_backward", mutates_args=())
 def _logits_backward(g: Tensor, x: Tensor, bases: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
-    dx, dbases = _cpu().backward(g, x, bases, squared)
+    dx, dbases = _kernels(x).backward(g, x, bases, squared)
     return dx, dbases
 
 

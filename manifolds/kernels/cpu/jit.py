@@ -44,10 +44,11 @@ def _source(name: str) -> tuple[bytes, frozenset[str]]:
 @cache
 def stamp(name: str) -> str:
     """Hash of a module's source and of those that it imports: a change makes the cached code of its kernels stale."""
-    names, waiting = set(), {name}
+    names: set[str] = set()
+    waiting = {name}
     while waiting:
         names |= waiting
-        waiting = frozenset().union(*(_source(n)[1] for n in waiting)) - names
+        waiting = {one for n in waiting for one in _source(n)[1]} - names
     digest = hashlib.sha256(numba.__version__.encode())
     for one in sorted(names):
         digest.update(_source(one)[0])

@@ -1,7 +1,8 @@
 // Row maps of the hyperboloid; the reference is holonomy.manifolds.hyperboloid, whose formulas these are.
 //
 // A row is the time and then the space part, over which the sums run. With h = x - y, t = x + y, T = x_0 + y_0,
-// a = x_0 - y_0 and r = a/T, the vector k = h - r t carries the derivatives of the chord q too:
+// a = x_0 - y_0 and r = a/T, the vector k = h - r t = 2 (y_0 x - x_0 y)/T carries the derivatives of the chord q too;
+// the second form serves where one point is much farther out (|r| > 1/2):
 //
 //     dq/dx = (c/4) (T/x_0) k,   dq/dy = -(c/4) (T/y_0) k,   dq/dc = |k|^2 T^2/(16 x_0 y_0).
 //
@@ -154,20 +155,24 @@ template <class T> struct lorentz_uncapped_expmap_back : LorentzExpmapBack<T, fa
 // -- the chord -----------------------------------------------------------------------------------------------------
 
 template <class T> struct LorentzChord {
-    T c, x0, y0, total, a, r, q, rate;  // rate is dq/dc
+    T c, x0, y0, total, a, r, left, right, q, rate;  // rate is dq/dc
     METHOD void times(T xx, T yy, T product, T curvature) {
         c = curvature;
         x0 = time_of(xx, c), y0 = time_of(yy, c);
         total = x0 + y0;
         a = product / total;
         r = a / total;
+        bool even = r * r < T(0.25);
+        left = even ? T(1) : T(2) * y0 / total;
+        right = even ? T(1) : T(2) * x0 / total;
+        r = even ? r : T(0);
     }
     // T^2/(x_0 y_0) and a/x_0 first: products of three large coordinates overflow.
     METHOD void from(T kk) {
         rate = kk * (T(0.0625) * (total / x0) * (total / y0));
         q = c * rate + T(0.25) * (a / x0) * (a / y0);
     }
-    METHOD T between(T x, T y) const { return (x - y) - r * (x + y); }
+    METHOD T between(T x, T y) const { return (left * x - right * y) - r * (x + y); }
     METHOD T at_x(T d_q) const { return d_q * (T(0.25) * c) * (total / x0); }
     METHOD T at_y(T d_q) const { return d_q * (T(0.25) * c) * (total / y0); }
 };

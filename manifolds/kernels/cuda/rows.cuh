@@ -6,6 +6,7 @@
 //     vectors, outs, givens, scalars   how many vectors and scalars it reads and writes in a row,
 //     rounds, optional                 rounds of sums, and the one that only rows for which `needs()` run (0: none),
 //     lead                             numbers before the vector in a row (the time of the hyperboloid),
+//     peaks, peak(v), top(a)           whether the largest of one number of each coordinate is sought first, and given,
 //     wide(r), plain(r)                sums of round r in float64, and in the dtype of the rows,
 //     add(Round<r>, v, w, s)           adds what one coordinate contributes to the sums,
 //     stage(Round<r>, row, w, s)       turns sums into coefficients,
@@ -35,7 +36,7 @@ template <class T, int n> struct Row {
 // Defaults of a map.
 struct Map {
     static constexpr int outs = 1, givens = 0, scalars = 0, rounds = 1, optional = 0, lead = 0;
-    static constexpr bool seeks = false;
+    static constexpr bool seeks = false, peaks = false;
     METHOD static constexpr int wide(int) { return 0; }
     METHOD static constexpr int plain(int) { return 1; }
     METHOD bool needs() const { return true; }
@@ -137,6 +138,22 @@ template <class Group, class Op, class T, int V, int K> struct Evaluation {
         op.found(where, v);
     }
 
+    // The largest of what the map makes of each coordinate.
+    METHOD void climb() {
+        T most = T(-1) / T(0.0f);
+        each([&](T(&pack)[N][V], int at) {
+#pragma unroll
+            for (int e = 0; e < V; ++e) {
+                T v[N];
+#pragma unroll
+                for (int m = 0; m < N; ++m) v[m] = pack[m][e];
+                T a = op.peak(v);
+                if (active && at + e < size && a > most) most = a;
+            }
+        });
+        op.top(group.largest(most));
+    }
+
     METHOD void write(T* const* out) {
         if constexpr (Op::outs > 0) {
             each([&](T(&pack)[N][V], int at) {
@@ -181,6 +198,7 @@ METHOD double evaluate(const Group& group, const Addresses<T, Op::vectors, Op::o
         if (work.active) row.given = addresses.given[(addresses.repeated >> N) & 1u ? 0 : r];
     }
     work.fill();
+    if constexpr (Op::peaks) work.climb();
     work.template round<0>(row);
     if constexpr (Op::seeks) {
         if (group.any(op.needs())) work.seek();
@@ -210,6 +228,11 @@ struct Lanes {
 
     template <class N> METHOD N total(N a) const {
         for (int offset = lanes >> 1; offset > 0; offset >>= 1) a += __shfl_xor_sync(0xffffffffu, a, offset);
+        return a;
+    }
+
+    template <class N> METHOD N largest(N a) const {
+        for (int offset = lanes >> 1; offset > 0; offset >>= 1) a = larger(a, __shfl_xor_sync(0xffffffffu, a, offset));
         return a;
     }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels.cuda.module import launch
 
-__all__ = ["KERNELS", "backward", "entry", "forward", "most_blocks", "plan", "scalar_name", "widest"]
+__all__ = ["KERNELS", "backward", "entry", "forward", "most_blocks", "plan", "rows", "scalar_name", "widest"]
 
 #: Operations that have a kernel, by the source that holds them; the reference takes every other.
 KERNELS = {
@@ -86,23 +86,24 @@ def most_blocks(device: int) -> int:
     return 32 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _run(
-    operation: Any,
-    suffix: str,
+def rows(
+    source: str,
+    name: str,
     ins: list[Tensor],
-    given: Tensor | None,
     outs: list[Tensor],
-    scalar: Tensor | None,
-    c: Tensor | None,
-    k: float,
-    curved: bool,
+    *,
+    given: Tensor | None = None,
+    scalar: Tensor | None = None,
+    c: Tensor | None = None,
+    k: float = 0.0,
+    curved: bool = False,
 ) -> Tensor | None:
-    """Launch the kernel; with `curved`, return the derivative by the curvature."""
+    """Launch the map `name` of a source on matrices of rows; with `curved`, return the derivative by the curvature."""
     first = ins[0]
     count, size = (outs[0] if outs else scalar).shape[0], first.shape[1]  # type: ignore[union-attr]
     aligned = all(t.data_ptr() % 16 == 0 for t in (*ins, *outs))
     width, held, lanes = plan(size, widest(first.dtype), aligned)
-    symbol, line = entry(operation.module, operation.__name__ + suffix, first.dtype, width, held)
+    symbol, line = entry(source, name, first.dtype, width, held)
     blocks = min(-(-count * lanes // _THREADS), most_blocks(first.get_device()))
     slope = torch.empty(blocks, dtype=torch.float64, device=first.device) if curved else None
     # One row that all share; the given scalar comes after the vectors.
@@ -124,7 +125,7 @@ def _run(
         np.int32(size),
         np.int32(lanes),
     ]
-    launch(operation.module, line, symbol, first, (blocks,), _THREADS, arguments)
+    launch(source, line, symbol, first, (blocks,), _THREADS, arguments)
     return None if slope is None else slope.sum()
 
 
@@ -132,28 +133,29 @@ def _every_row(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device)
 
 
-def forward(operation: Any, rows: list[Tensor], results: list[Tensor], c: Tensor | None, k: float) -> Tensor | None:
+def forward(operation: Any, inputs: list[Tensor], results: list[Tensor], c: Tensor | None, k: float) -> Tensor | None:
     """Evaluate an operation on matrices of rows, into `results`; return the index of the rows that are left.
 
     None are, unless the operation has no kernel: then all are.
     """
     if operation.__name__ not in KERNELS.get(operation.module, ()):
-        return _every_row(results[0].shape[0], rows[0].device)
+        return _every_row(results[0].shape[0], inputs[0].device)
     kinds = list(zip(operation.result, results, strict=True))
     outs = [r for kind, r in kinds if kind == "v"]
     scalar = next((r for kind, r in kinds if kind == "s"), None)
-    _run(operation, "", rows, None, outs, scalar, c, k, False)
+    rows(operation.module, operation.__name__, inputs, outs, scalar=scalar, c=c, k=k)
     return None
 
 
 def backward(
-    operation: Any, grads: list[Tensor], rows: list[Tensor], results: list[Tensor], c: Tensor | None, k: float
+    operation: Any, grads: list[Tensor], inputs: list[Tensor], results: list[Tensor], c: Tensor | None, k: float
 ) -> tuple[Tensor | None, Tensor | None]:
     """Evaluate the gradients; return the index of the rows that are left, and the curvature's from the others."""
     if operation.__name__ not in KERNELS.get(operation.module, ()):
-        return _every_row(results[0].shape[0], rows[0].device), None if c is None else torch.zeros_like(c)
+        return _every_row(results[0].shape[0], inputs[0].device), None if c is None else torch.zeros_like(c)
     kinds = list(zip(operation.result, grads, strict=True))
     vectors = [g for kind, g in kinds if kind == "v"]
     given = next((g for kind, g in kinds if kind == "s"), None)
-    slope = _run(operation, "_back", [*rows, *vectors], given, results, None, c, k, c is not None)
+    name, curved = f"{operation.__name__}_back", c is not None
+    slope = rows(operation.module, name, [*inputs, *vectors], results, given=given, c=c, k=k, curved=curved)
     return None, None if slope is None or c is None else slope.to(c.dtype)

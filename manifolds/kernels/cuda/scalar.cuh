@@ -1,13 +1,16 @@
 // What the device's compilers and a C++ compiler share: function qualifiers, elementary functions, rounding units.
+// OUTLINE is for methods that are long and called from many places: copies of them would take long to compile.
 #pragma once
 
 #ifdef __CUDACC__
 #define FN __device__ __forceinline__
 #define METHOD __device__ __forceinline__
+#define OUTLINE __device__ __noinline__
 #else
 #include <cmath>
 #define FN inline
 #define METHOD inline
+#define OUTLINE inline
 #endif
 
 namespace holonomy {

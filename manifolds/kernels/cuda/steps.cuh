@@ -126,8 +126,7 @@ template <class T> struct LorentzStep {
         if (decays) {
             LorentzChord<T> origin;
             origin.times(xx, T(0), xx, c.c);
-            T k = T(1) - origin.r;
-            origin.from(xx * k * k);
+            origin.from(xx * square(origin.between(T(1), T(0))));  // k lies along x
             pull = -(arsinhc(origin.q) / root(T(1) + origin.q)) * (T(1) + T(2) * origin.q);
         }
         T b = o.sign * c.c * (sums.dot(x, g) + time * head) - o.coupled * pull;
@@ -158,7 +157,7 @@ template <class T> struct LorentzStep {
         chord.times(sums.dot(x, x), sums.dot(u, u), rise, c.c);
         T slope = sums.dot(x, m) / time / time, across[N];
 #pragma unroll
-        for (int j = 0; j < N; ++j) h[j] -= chord.r * t[j], across[j] = m[j] - slope * x[j];
+        for (int j = 0; j < N; ++j) h[j] = chord.between(x[j], u[j]), across[j] = m[j] - slope * x[j];
         chord.from(sums.dot(h, h));
         T product = -(T(0.5) * chord.total * sums.dot(h, across) +
                       slope * (chord.a + T(2) * chord.q * chord.x0) / c.c) / chord.x0;
@@ -169,16 +168,17 @@ template <class T> struct LorentzStep {
     }
 };
 
-// Step one row. `moment`, `second` and `largest` are null where there are none.
+// Step row r of `grad`, which belongs to row rows[r] of the table, or to row r where there is no index. `moment`,
+// `second` and `largest` are null where there are none.
 template <class Space, class T, int V, int K, class Group>
-METHOD void step(const Group& group, T* point, const T* grad, T* moment, T* second, T* largest, Curvature<T> c,
-                 const StepNumbers<T>& o, long long r, long long n, int size) {
+METHOD void step(const Group& group, T* point, const T* grad, T* moment, T* second, T* largest, const long long* rows,
+                 Curvature<T> c, const StepNumbers<T>& o, long long r, long long n, int size) {
     constexpr int N = K * V;
     const bool active = r < n, moves = moment != nullptr, decays = o.coupled != T(0) || o.decoupled != T(0);
-    const long long start = active ? r * size : 0;
+    const long long given = active ? r * size : 0, row = active ? (rows ? rows[r] : r) : 0, start = row * size;
     const int lane = group.lane * V, stride = group.lanes * V;
     T x[N], g[N], m[N], u[N];
-    auto read = [&](const T* source, T* target) {
+    auto read = [&](const T* source, long long start, T* target) {
 #pragma unroll
         for (int k = 0; k < K; ++k) {
             int at = lane + k * stride;
@@ -188,16 +188,16 @@ METHOD void step(const Group& group, T* point, const T* grad, T* moment, T* seco
             for (int e = 0; e < V; ++e) target[k * V + e] = at + e < Space::lead ? T(0) : p.e[e];
         }
     };
-    read(point, x);
-    read(grad, g);
-    read(moment, m);
+    read(point, start, x);
+    read(grad, given, g);
+    read(moment, start, m);
     Sums<T, N, Group> sums{group};
     Space space;
-    space.template gradient<N>(sums, x, g, grad[start], c, o, decays);
+    space.template gradient<N>(sums, x, g, grad[given], c, o, decays);
     T rate = o.rate, v = T(1), most = T(1);
     if (second) {
-        if (active) v = most = second[r] * o.beta2 + space.length * (T(1) - o.beta2);
-        if (active && largest) most = larger(v, largest[r]);
+        if (active) v = most = second[row] * o.beta2 + space.length * (T(1) - o.beta2);
+        if (active && largest) most = larger(v, largest[row]);
         rate = o.rate / (root(most / o.correction2) + o.eps);
     }
 #pragma unroll
@@ -223,33 +223,34 @@ METHOD void step(const Group& group, T* point, const T* grad, T* moment, T* seco
     if (moves) write(m, moment, space.moment_head);
     // Sums were exchanged since: every lane has read these.
     if (active && group.lane == 0) {
-        if (second) second[r] = v;
-        if (largest) largest[r] = most;
+        if (second) second[row] = v;
+        if (largest) largest[row] = most;
     }
 }
 
 #ifdef __CUDACC__
 
 template <class Space, class T, int V, int K>
-FN void steps(T* point, const T* grad, T* moment, T* second, T* largest, double c, double sign, double coupled,
-              double decoupled, double keep, double take, double rate, double direct, double beta2, double correction2,
-              double eps, long long n, int size, int lanes) {
+FN void steps(T* point, const T* grad, T* moment, T* second, T* largest, const long long* rows, double c, double sign,
+              double coupled, double decoupled, double keep, double take, double rate, double direct, double beta2,
+              double correction2, double eps, long long n, int size, int lanes) {
     const StepNumbers<T> numbers = {T(sign), T(coupled), T(decoupled), T(keep),        T(take),
                                     T(rate), T(direct),  T(beta2),     T(correction2), T(eps)};
     const Lanes group = {int(threadIdx.x) & (lanes - 1), lanes};
     const long long thread = (long long)blockIdx.x * kThreads + threadIdx.x, threads = (long long)gridDim.x * kThreads;
     for (long long first = thread & ~31LL; first / lanes < n; first += threads) {
         long long r = (first + (threadIdx.x & 31)) / lanes;
-        step<Space, T, V, K>(group, point, grad, moment, second, largest, Curvature<T>{c, T(c)}, numbers, r, n, size);
+        step<Space, T, V, K>(group, point, grad, moment, second, largest, rows, Curvature<T>{c, T(c)}, numbers, r, n,
+                             size);
     }
 }
 
 #define HOLONOMY_STEPS(name, space, T, V, K)                                                                          \
     extern "C" __global__ void __launch_bounds__(holonomy::kThreads)                                                  \
-        name(T* point, const T* grad, T* moment, T* second, T* largest, double c, double sign, double coupled,        \
-             double decoupled, double keep, double take, double rate, double direct, double beta2,                    \
+        name(T* point, const T* grad, T* moment, T* second, T* largest, const long long* rows, double c, double sign, \
+             double coupled, double decoupled, double keep, double take, double rate, double direct, double beta2,    \
              double correction2, double eps, long long n, int size, int lanes) {                                      \
-        holonomy::steps<holonomy::space<T>, T, V, K>(point, grad, moment, second, largest, c, sign, coupled,          \
+        holonomy::steps<holonomy::space<T>, T, V, K>(point, grad, moment, second, largest, rows, c, sign, coupled,    \
                                                      decoupled, keep, take, rate, direct, beta2, correction2, eps, n, \
                                                      size, lanes);                                                    \
     }

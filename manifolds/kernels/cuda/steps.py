@@ -1,4 +1,4 @@
-"""Runs the optimizer steps of CUDA: dense tables of points, each row read and written once, in place."""
+"""Runs the optimizer steps of CUDA: rows of a table of points, each read and written once, in place."""
 
 from collections.abc import Mapping
 
@@ -38,8 +38,9 @@ def step(
     square: Tensor | None,
     largest: Tensor | None,
     numbers: Mapping[str, float],
+    rows: Tensor | None = None,
 ) -> None:
-    """Step every row of `x` in place, on the current stream.
+    """Step rows of `x` in place, on the current stream.
 
     Parameters
     ----------
@@ -48,11 +49,14 @@ def step(
     c : float
         Magnitude of the curvature; 1 on the sphere.
     x, grad : Tensor
-        Points and their Euclidean gradients, (..., d), contiguous, on one CUDA device, float32 or float64.
+        Points and their Euclidean gradients, (..., d), contiguous, on one CUDA device, float32 or float64. With `rows`,
+        gradients of those rows only.
     moment, square, largest : Tensor, optional
         First moment, (..., d), second moment and, for AMSGrad, the largest so far, (..., 1).
     numbers : mapping
         The numbers of `NUMBERS`, by name.
+    rows : Tensor, optional
+        Numbers of the rows of `x` to step, int64, contiguous, each at most once; without it, every row.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def step(
         Where a row is longer than the registers of a warp hold: `longest` says how long it may be.
     """
     size = x.shape[-1]
-    count = x.numel() // size
+    count = grad.numel() // size
     if count == 0:
         return
     aligned = all(t is None or t.data_ptr() % 16 == 0 for t in (x, grad, moment))
@@ -70,6 +74,6 @@ def step(
     symbol, line = entry(kind, x.dtype, width, held)
     blocks = min(-(-count * lanes // _THREADS), most_blocks(x.get_device()))
     values = [np.float64(numbers[name]) for name in NUMBERS]
-    state = [x, grad, moment, square, largest]
+    state = [x, grad, moment, square, largest, rows]
     arguments = [*state, np.float64(c), *values, np.int64(count), np.int32(size), np.int32(lanes)]
     launch("steps", line, symbol, x, (blocks,), _THREADS, arguments)

@@ -124,12 +124,12 @@ double rows(const T* const* in, const T* given, unsigned repeated, T* const* out
     }
 
 #define HOLONOMY_STEPS(name, space, T, V, K)                                                                          \
-    extern "C" void name(T* point, const T* grad, T* moment, T* second, T* largest, double c, const double* o,        \
-                         long long n, int size, int lanes) {                                                          \
+    extern "C" void name(T* point, const T* grad, T* moment, T* second, T* largest, const long long* rows, double c,  \
+                         const double* o, long long n, int size, int lanes) {                                         \
         holonomy::StepNumbers<T> numbers = {T(o[0]), T(o[1]), T(o[2]), T(o[3]), T(o[4]),                              \
                                             T(o[5]), T(o[6]), T(o[7]), T(o[8]), T(o[9])};                             \
         each_lane(lanes, n, [&](const Lane& lane, long long r) {                                                      \
-            holonomy::step<holonomy::space<T>, T, V, K>(lane, point, grad, moment, second, largest, {c, T(c)},        \
+            holonomy::step<holonomy::space<T>, T, V, K>(lane, point, grad, moment, second, largest, rows, {c, T(c)},  \
                                                         numbers, r, n, size);                                         \
         });                                                                                                           \
     }

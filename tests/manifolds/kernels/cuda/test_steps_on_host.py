@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -11,10 +12,11 @@ from tempfile import mkdtemp
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from holonomy.manifolds import gyrovector, hyperboloid, spherical
 from holonomy.manifolds.kernels import steps as cpu
-from holonomy.manifolds.kernels.cuda import run, steps
+from holonomy.manifolds.kernels.cuda import module, run, steps
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -41,13 +43,21 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def step(kind: str, c: float, x: Tensor, grad: Tensor, state: list[Tensor | None], numbers: dict[str, float]) -> None:
+def step(
+    kind: str,
+    c: float,
+    x: Tensor,
+    grad: Tensor,
+    state: list[Tensor | None],
+    numbers: dict[str, float],
+    index: Tensor | None = None,
+) -> None:
     """Call a kernel as `steps.step` does."""
-    rows, size = x.shape
+    rows, size = grad.shape
     width, held, lanes = run.plan(size, run.widest(x.dtype), True)
     function = getattr(library(), steps.entry(kind, x.dtype, width, held)[0])
     function.restype = None
-    tensors = [x, grad, *state]
+    tensors = [x, grad, *state, index]
     function(
         *(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors),
         ctypes.c_double(c),
@@ -136,6 +146,55 @@ def test_sgd_equals_the_cpu(kind: str, dtype: torch.dtype, lr: float) -> None:
         assert_near(ours, theirs)
         if momentum and lr < 1.0:
             assert_near(buffers[0], buffers[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", sorted(steps.KINDS))
+def test_rows_of_an_index_are_stepped_and_no_others(kind: str, dtype: torch.dtype) -> None:
+    x, g, m = table(kind, 21, 16, 1.0, dtype)
+    v, index = torch.rand(21, 1, dtype=dtype), torch.tensor([20, 3, 7, 0, 11])
+    numbers = dict.fromkeys(steps.NUMBERS, 0.0)
+    numbers |= {"sign": 1.0, "keep": 0.9, "take": 0.1, "rate": -0.1, "beta2": 0.99, "correction2": 0.01, "eps": 1e-8}
+    numbers |= {"decoupled": 0.0 if kind == "sphere" else 0.01}
+    some, every = [[t.clone() for t in (x, m, v)] for _ in range(2)]
+    step(kind, 1.0, some[0], g[index], [some[1], some[2], None], numbers, index)
+    step(kind, 1.0, every[0], g, [every[1], every[2], None], numbers)
+    for found, dense, before in zip(some, every, (x, m, v), strict=True):
+        assert torch.equal(found[index], dense[index])
+        before[index] = dense[index]
+        assert torch.equal(found, before)
+
+
+def test_steps_of_tensors_on_cuda_are_launched_with_what_the_kernel_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(steps, "launch", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(steps, "most_blocks", lambda device: 8)
+    monkeypatch.setattr(cpu, "_run_on_cpu", cpu._run_on_cuda)
+    x, v = torch.zeros(6, 2, 8), torch.zeros(6, 2, 1)
+    rule = {"step": 1.0, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
+    cpu.adam_step("ball", 0.7, x, x, x.clone(), v, v.clone(), **rule)
+    cpu.adam_step("ball", 0.7, x, x[:2], x.clone(), v, None, torch.tensor([4, 1]), **rule)
+    cpu.sgd_step("ball", 0.7, x, x, lr=0.1)
+    text = module.source("steps")
+    count = len(re.search(r"FN void steps\((.*?)\) \{", text, re.DOTALL)[1].split(","))  # type: ignore[index]
+    dense, sparse, plain = (call[6] for call in calls)
+    assert all(len(arguments) == count for arguments in (dense, sparse, plain))  # type: ignore[arg-type]
+    assert dense[0] is x  # type: ignore[index]
+    assert dense[5] is None  # type: ignore[index]
+    assert dense[-3:] == [12, 8, 2]  # type: ignore[index]
+    assert sparse[4] is None  # type: ignore[index]
+    assert sparse[5].tolist() == [8, 9, 2, 3]  # type: ignore[index]
+    assert sparse[-3] == 4  # type: ignore[index]
+    assert plain[2:6] == [None] * 4  # type: ignore[index]
+
+
+def test_what_keeps_a_tensor_on_cuda_from_a_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        short, long = torch.empty(2, 16, device="cuda"), torch.empty(2, 1028, device="cuda")
+        monkeypatch.setattr(cpu.dispatch, "_why_not", lambda device: f"none for {device}")
+        assert cpu.obstacle(short) == "none for cuda"
+        assert cpu.obstacle(long) == "its points have 1028 numbers, more than the 512 that CUDA's registers hold"
+        assert "kernels run on the CPU and on CUDA" in str(cpu.obstacle(torch.empty(2, 2, device="meta")))
 
 
 def test_rows_longer_than_the_registers_are_refused() -> None:
