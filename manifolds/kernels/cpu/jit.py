@@ -29,28 +29,28 @@ __all__ = ["FRAGMENT", "inline", "kernel", "parallel"]
 _FASTMATH = {"reassoc", "contract"}
 
 
-#: How modules of this folder import from each other.
+#: How modules import from this folder.
 _IMPORT = re.compile(r"^from holonomy\.manifolds\.kernels\.cpu(?:\.(\w+) import| import (.+))", re.MULTILINE)
 
 
 @cache
-def _source(name: str) -> tuple[bytes, frozenset[str]]:
-    """Text of a module of this folder, and the modules of the folder that it imports."""
-    text = (Path(__file__).parent / f"{name}.py").read_bytes()
-    found = _IMPORT.findall(text.decode())
-    return text, frozenset(word for one, many in found for word in re.findall(r"\w+", one or many))
+def _source(path: Path) -> tuple[bytes, frozenset[Path]]:
+    """Text of a module, and the modules of this folder that it imports."""
+    text = path.read_bytes()
+    names = (name for one, many in _IMPORT.findall(text.decode()) for name in re.findall(r"\w+", one or many))
+    return text, frozenset(Path(__file__).parent / f"{name}.py" for name in names)
 
 
 @cache
-def stamp(name: str) -> str:
+def stamp(path: Path) -> str:
     """Hash of a module's source and of those that it imports: a change makes the cached code of its kernels stale."""
-    names: set[str] = set()
-    waiting = {name}
+    known: set[Path] = set()
+    waiting = {path}
     while waiting:
-        names |= waiting
-        waiting = {one for n in waiting for one in _source(n)[1]} - names
+        known |= waiting
+        waiting = {one for p in waiting for one in _source(p)[1]} - known
     digest = hashlib.sha256(numba.__version__.encode())
-    for one in sorted(names):
+    for one in sorted(known):
         digest.update(_source(one)[0])
     return digest.hexdigest()[:16]
 
@@ -85,7 +85,7 @@ class _Locator(_CacheLocator):
         return str(cache_folder())
 
     def get_source_stamp(self) -> str:
-        return stamp(Path(self._py_file).stem)
+        return stamp(Path(self._py_file))
 
     def get_disambiguator(self) -> str:
         return str(self._line)

@@ -57,17 +57,18 @@ def test_threads_follow_torch(two_threads: None) -> None:
 
 
 def test_cached_code_goes_stale_with_what_its_module_imports_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {name: jit.stamp(name) for name in ("lorentz", "ball", "simplex")}
+    folder = Path(jit.__file__).parent
+    before = {name: jit.stamp(folder / f"{name}.py") for name in ("lorentz", "ball", "simplex")}
     source = jit._source
 
-    def edited(name: str) -> tuple[bytes, frozenset[str]]:
-        text, names = source(name)
-        return (text + b"#" if name == "rows" else text), names
+    def edited(path: Path) -> tuple[bytes, frozenset[Path]]:
+        text, imported = source(path)
+        return (text + b"#" if path.stem == "rows" else text), imported
 
     monkeypatch.setattr(jit, "_source", edited)
     jit.stamp.cache_clear()
     try:
-        assert [name for name in before if jit.stamp(name) != before[name]] == ["lorentz", "ball"]
+        assert [name for name in before if jit.stamp(folder / f"{name}.py") != before[name]] == ["lorentz", "ball"]
     finally:
         jit.stamp.cache_clear()
 
