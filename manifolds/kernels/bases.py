@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = [
     "bspline_basis",
@@ -95,30 +96,30 @@ class _Blocks:
 
     def load(self, x: Tensor) -> None:
         """Take the numbers of a block of rows."""
-        self.cpu.from_rows(x.view(-1).numpy(), self.x.view(-1).numpy(), len(x))
+        self.cpu.from_rows(flat(x), flat(self.x), len(x))
 
     def evaluate(self, order: int = 0) -> None:
         """Write the basis' derivatives of given order to `values`."""
-        flat = self.x.view(-1).numpy(), self.values.view(-1).numpy()
+        arrays = flat(self.x), flat(self.values)
         if self.family == "bspline":
-            self.cpu.bspline_values(flat[0], self.tables, flat[1], self.width, self.degree, order)
+            self.cpu.bspline_values(arrays[0], self.tables, arrays[1], self.width, self.degree, order)
         elif order == 0:
-            self.cpu.chebyshev_values(*flat, self.width, self.degree)
+            self.cpu.chebyshev_values(*arrays, self.width, self.degree)
         else:
             self.values.copy_(chebyshev_reference(self.x, self.degree, order).movedim(-1, 1))
 
     def pull(self, out: Tensor, order: int = 1) -> None:
         """Write the sums of `values` times the basis' derivatives of given order to the rows of `out`."""
-        flat = self.values.view(-1).numpy(), self.x.view(-1).numpy()
+        arrays = flat(self.values), flat(self.x)
         product = torch.empty_like(self.x)
-        to = product.view(-1).numpy()
+        to = flat(product)
         if self.family == "bspline":
-            self.cpu.bspline_pull(*flat, self.tables, to, self.width, self.degree, order)
+            self.cpu.bspline_pull(*arrays, self.tables, to, self.width, self.degree, order)
         elif order == 1:
-            self.cpu.chebyshev_pull(*flat, to, self.width, self.degree)
+            self.cpu.chebyshev_pull(*arrays, to, self.width, self.degree)
         else:
             torch.sum(self.values * chebyshev_reference(self.x, self.degree, order).movedim(-1, 1), 1, out=product)
-        self.cpu.to_rows(to, out.view(-1).numpy(), len(out))
+        self.cpu.to_rows(to, flat(out), len(out))
 
 
 def _as_rows(x: Tensor, knots: Tensor) -> Tensor:
@@ -154,11 +155,11 @@ def _in_front(dim: int | None, tensor: Tensor, size: int) -> Tensor:
 def _values(x: Tensor, knots: Tensor, family: str, degree: int, order: int) -> Tensor:
     out = x.new_empty(*x.shape, _size(knots, family, degree))
     rows = _as_rows(x, knots)
-    blocks, flat = _Blocks(rows, knots, family, degree), out.view(len(rows), rows.shape[1] * out.shape[-1])
+    blocks, columns = _Blocks(rows, knots, family, degree), out.view(len(rows), rows.shape[1] * out.shape[-1])
     for part in blocks.slices:
         blocks.load(rows[part])
         blocks.evaluate(order)
-        blocks.cpu.to_rows(blocks.values.view(-1).numpy(), flat[part].view(-1).numpy(), len(flat[part]))
+        blocks.cpu.to_rows(flat(blocks.values), flat(columns[part]), len(columns[part]))
     return out
 
 
@@ -182,10 +183,10 @@ def _pull(g: Tensor, x: Tensor, knots: Tensor, family: str, degree: int, order: 
     out = x.new_empty(x.shape)
     rows = _as_rows(x, knots)
     blocks = _Blocks(rows, knots, family, degree)
-    flat = g.detach().contiguous().view(len(rows), rows.shape[1] * g.shape[-1])
+    columns = g.detach().contiguous().view(len(rows), rows.shape[1] * g.shape[-1])
     for part in blocks.slices:
         blocks.load(rows[part])
-        blocks.cpu.from_rows(flat[part].view(-1).numpy(), blocks.values.view(-1).numpy(), len(flat[part]))
+        blocks.cpu.from_rows(flat(columns[part]), flat(blocks.values), len(columns[part]))
         blocks.pull(out.view(rows.shape)[part], order)
     return out
 

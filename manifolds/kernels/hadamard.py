@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["hadamard_reference", "hadamard_transform", "hadamard_transform_"]
 
@@ -29,7 +30,7 @@ def _transform(x: Tensor, scale: float) -> Tensor:
 
     x = x.contiguous()
     y = torch.empty_like(x)
-    transform(x.view(-1).numpy(), y.view(-1).numpy(), x.shape[-1], scale)
+    transform(flat(x), flat(y), x.shape[-1], scale)
     return y
 
 
@@ -68,8 +69,8 @@ def _(info: Any, in_dims: tuple[Any, ...], x: Tensor, scale: float) -> tuple[Ten
 def _transform_(x: Tensor, scale: float) -> None:
     from holonomy.manifolds.kernels.cpu.hadamard import transform
 
-    flat = x.view(-1).numpy()
-    transform(flat, flat, x.shape[-1], scale)
+    numbers = flat(x)
+    transform(numbers, numbers, x.shape[-1], scale)
 
 
 @_transform_.register_kernel("cuda")

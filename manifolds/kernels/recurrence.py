@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = [
     "linear_recurrence",
@@ -89,10 +90,6 @@ def _on_cuda() -> Any:
     return importlib.import_module("holonomy.manifolds.kernels.cuda.recurrence")
 
 
-def _flat(*tensors: Tensor) -> Any:
-    return tuple(t.detach().contiguous().view(-1).numpy() for t in tensors)
-
-
 def _together(in_dims: tuple[Any, ...], tensors: tuple[Tensor, ...], size: int) -> list[Tensor]:
     """Batched tensors with the batch in front and folded into the first dimension."""
     front = [
@@ -107,8 +104,7 @@ def _recurrence(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Tensor:
 
     h = torch.empty(a.shape, dtype=a.dtype)
     if h.numel():
-        flat = _flat(a, b, h0, h)
-        run(flat[0], flat[1], flat[2], flat[3], tuple(a.shape), reverse)
+        run(flat(a), flat(b), flat(h0), flat(h), tuple(a.shape), reverse)
     return h
 
 
@@ -129,8 +125,8 @@ def _recurrence_backward(g: Tensor, a: Tensor, h: Tensor, h0: Tensor, reverse: b
 
     ga, gb, gh0 = (torch.empty(t.shape, dtype=t.dtype) for t in (a, a, h0))
     if ga.numel():
-        flat = _flat(g, a, h, h0)
-        run_backward(flat[0], flat[1], flat[2], flat[3], _flat(ga, gb, gh0), tuple(a.shape), reverse)
+        outs = flat(ga), flat(gb), flat(gh0)
+        run_backward(flat(g), flat(a), flat(h), flat(h0), outs, tuple(a.shape), reverse)
     else:
         gh0.zero_()
     return ga, gb, gh0
@@ -205,7 +201,7 @@ def _selective_scan(
     sizes = (channels, time, A.shape[1], B.shape[1])
     y, last = torch.empty(u.shape, dtype=u.dtype), torch.empty_like(h0, memory_format=torch.contiguous_format)
     kept = torch.empty(batch, channels, -(-time // CHECKPOINT), A.shape[1], dtype=u.dtype)
-    scan(_flat(u, delta, A, B, C, D, h0), _flat(y, last, kept), batch, sizes)
+    scan(tuple(map(flat, (u, delta, A, B, C, D, h0))), tuple(map(flat, (y, last, kept))), batch, sizes)
     return y, last[..., :states].clone(), kept
 
 
@@ -249,8 +245,8 @@ def _selective_scan_backward(
     gu, gdelta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
     gA, gD = u.new_empty(batch, channels, size), u.new_empty(batch, channels)
     gB, gC = (u.new_empty(batch, groups, pieces, time, size) for _ in range(2))
-    grads = _flat(gu, gdelta, gA, gB, gC, gD, gh0)
-    scan_backward(_flat(gy, u, delta, A, B, C, D, kept), grads, batch, (channels, time, size, groups))
+    grads = tuple(map(flat, (gu, gdelta, gA, gB, gC, gD, gh0)))
+    scan_backward(tuple(map(flat, (gy, u, delta, A, B, C, D, kept))), grads, batch, (channels, time, size, groups))
     gB, gC = (t.sum(2)[..., :states].transpose(2, 3).contiguous() for t in (gB, gC))
     return gu, gdelta, gA.sum(0)[:, :states].contiguous(), gB, gC, gD.sum(0), gh0[..., :states].clone()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = [
     "count_sketch",
@@ -216,7 +217,7 @@ def _hash(ids: Tensor, columns: Tensor, keys: Tensor, buckets: int) -> Tensor:
         wanted = f"in [0, {ids.shape[1]}), got {columns.tolist()}"
         raise ValueError(f"hash_embedding: 'columns' must be {wanted}")
     if out.numel():
-        a, b, c, d = (t.contiguous().view(-1).numpy() for t in (ids, columns, keys, out))
+        a, b, c, d = (flat(t) for t in (ids, columns, keys, out))
         hash_ids(a, b, c, d, ids.shape[1], buckets)
     return out
 
@@ -338,7 +339,7 @@ def _sum(values: Tensor, rows: Tensor, size: int) -> Tensor:
     out, d = values.new_empty(size, values.shape[1]), values.shape[1]
     if out.numel():
         values, rows = values.contiguous(), rows.contiguous()
-        scatter_rows(values.view(-1).numpy(), rows.numpy(), out.view(-1).numpy(), d)
+        scatter_rows(flat(values), flat(rows), flat(out), d)
     return out
 
 

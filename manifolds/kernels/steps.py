@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["KINDS", "adam_step", "obstacle", "sgd_step"]
 
@@ -21,12 +22,6 @@ __all__ = ["KINDS", "adam_step", "obstacle", "sgd_step"]
 KINDS = ("ball", "lorentz", "sphere")
 #: Fewest numbers of a parameter that are worth a thread.
 _GRAIN = 1 << 15
-
-_TYPES = {
-    torch.float32: np.dtype(np.float32).str,
-    torch.float64: np.dtype(np.float64).str,
-    torch.int64: np.dtype(np.int64).str,
-}
 
 
 def obstacle(*tensors: Tensor) -> str | None:
@@ -237,28 +232,9 @@ def _run_on_cpu(
     nothing = x.new_empty(0)
     tensors = [nothing if t is None else t for t in (x, grad, moment, square, largest)]
     tensors.append(torch.empty(0, dtype=torch.int64) if index is None else index.contiguous())
-    arrays = [_flat(t) for t in tensors]
+    arrays = [flat(t) for t in tensors]
     values = np.array([numbers[name] for name in cpu.NUMBERS])
     jit.parallel(getattr(cpu, kind), count, _GRAIN // size, *arrays, values, float(c), size)
-
-
-class _Numbers:
-    """Tells NumPy where numbers lie: `Tensor.numpy` would forbid, for good, that a storage is resized, as FSDP does."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.__array_interface__ = {
-            "data": (tensor.data_ptr(), False),
-            "shape": (tensor.numel(),),
-            "typestr": _TYPES[tensor.dtype],
-            "version": 3,
-        }
-
-
-def _flat(tensor: Tensor) -> Any:
-    """The numbers of a contiguous tensor, which the caller keeps."""
-    if tensor.numel() == 0:
-        return np.empty(0, _TYPES[tensor.dtype])
-    return np.asarray(_Numbers(tensor))
 
 
 def _check(kind: str, x: Tensor, grad: Tensor, index: Tensor | None, **state: Tensor | None) -> None:

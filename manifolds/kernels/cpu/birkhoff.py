@@ -25,6 +25,7 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     total,
     widen,
 )
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["correct", "correct_backward", "margins", "solve"]
 
@@ -286,11 +287,6 @@ def _correct_backward(grad, x, alpha, beta, p, q, grad_x, grad_u, n, m, low, hig
 # -- calls ---------------------------------------------------------------------------------------------------------
 
 
-def flat(tensor: Tensor) -> Any:
-    """One-dimensional array of the entries."""
-    return tensor.detach().contiguous().view(-1).numpy()
-
-
 def spread(function: Any, shape: torch.Size, *arguments: Any) -> None:
     """Run a kernel over the matrices of a batch."""
     if shape.numel():
@@ -301,7 +297,7 @@ def spread(function: Any, shape: torch.Size, *arguments: Any) -> None:
 def margins(p: Tensor, h: Tensor, product: bool, f: Tensor, g: Tensor) -> None:
     """Add row and column sums of `h`, times `p` or where `p` is positive, to the float64 tensors `f` and `g`."""
     n, m = p.shape[-2:]
-    spread(_margins, p.shape, flat(p), flat(h), float(product), f.view(-1).numpy(), g.view(-1).numpy(), n, m)
+    spread(_margins, p.shape, flat(p), flat(h), float(product), flat(f), flat(g), n, m)
 
 
 def solve(p: Tensor, f: Tensor, g: Tensor, tolerance: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -315,7 +311,7 @@ def solve(p: Tensor, f: Tensor, g: Tensor, tolerance: float, limit: int) -> tupl
     n, m = p.shape[-2:]
     alpha, beta = torch.zeros_like(f), torch.zeros_like(g)
     steps = torch.zeros(p.shape[:-2], dtype=torch.int64)
-    vectors = [t.view(-1).numpy() for t in (f, g, alpha, beta, steps)]
+    vectors = [flat(t) for t in (f, g, alpha, beta, steps)]
     spread(_solve, p.shape, flat(p), *vectors, n, m, tolerance, limit)
     return alpha, beta, steps
 
@@ -323,7 +319,7 @@ def solve(p: Tensor, f: Tensor, g: Tensor, tolerance: float, limit: int) -> tupl
 def correct(x: Tensor, u: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """Evaluate u - (alpha_i + beta_j) x_ij, and 0 where x is."""
     out = torch.empty(x.shape, dtype=x.dtype)
-    arrays = (flat(x), flat(u), flat(alpha), flat(beta), out.view(-1).numpy())
+    arrays = (flat(x), flat(u), flat(alpha), flat(beta), flat(out))
     spread(_correct, x.shape, *arrays, *x.shape[-2:])
     return out
 
@@ -333,6 +329,6 @@ def correct_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x and u, from the solution (p, q) of the adjoint system."""
     grad_x, grad_u = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
-    arrays = [flat(t) for t in (grad, x, alpha, beta, p, q)] + [t.view(-1).numpy() for t in (grad_x, grad_u)]
+    arrays = [flat(t) for t in (grad, x, alpha, beta, p, q, grad_x, grad_u)]
     spread(_correct_backward, x.shape, *arrays, *x.shape[-2:])
     return grad_x, grad_u

@@ -43,6 +43,7 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     total,
     widen,
 )
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = [
     "BLOCK",
@@ -98,7 +99,7 @@ class Layout:
 
     def read(self, x: Tensor) -> Any:
         """Flat array of `x`, which has this layout, or size 1 along the channels."""
-        return (x.movedim(self.dim, 0) if self.turned else x).contiguous().view(-1).numpy()
+        return flat(x.movedim(self.dim, 0) if self.turned else x)
 
     def new(self, channels: int | None = None) -> Tensor:
         """Return flat memory for a result with this number of channels (default: all)."""
@@ -120,11 +121,6 @@ class Layout:
     def run(self, function: Any, *arguments: Any) -> None:
         """Run a kernel over all blocks."""
         parallel(function, self.blocks, GRAIN, *arguments, *self.sizes)
-
-
-def flat(x: Tensor) -> Any:
-    """Array of a column or scalar."""
-    return x.contiguous().view(-1).numpy()
 
 
 # -- elementary functions on lanes ---------------------------------------------------------------------------------
@@ -753,35 +749,35 @@ def _spaces(space: str) -> tuple[int, int]:
 def radial(x: Tensor, c: Tensor, dim: int, name: str, limit: float) -> Tensor:
     at = Layout(x, dim)
     out = at.new()
-    at.run(radial_forward, at.read(x), out.numpy(), float(c), PROFILES[name], limit, _eps(x))
+    at.run(radial_forward, at.read(x), flat(out), float(c), PROFILES[name], limit, _eps(x))
     return at.result(out)
 
 
 def radial_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int, name: str, limit: float) -> tuple[Tensor, Tensor]:
     at = Layout(x, dim)
     gx, gc = at.new(), at.sums(1)
-    at.run(radial_backward, at.read(u), at.read(x), gx.numpy(), flat(gc), float(c), PROFILES[name], limit, _eps(x))
+    at.run(radial_backward, at.read(u), at.read(x), flat(gx), flat(gc), float(c), PROFILES[name], limit, _eps(x))
     return at.result(gx), _scalar(gc.sum(), c)
 
 
 def dist0(x: Tensor, c: Tensor, dim: int) -> Tensor:
     at = Layout(x, dim)
     out = at.new(1)
-    at.run(dist0_forward, at.read(x), out.numpy(), float(c), _eps(x))
+    at.run(dist0_forward, at.read(x), flat(out), float(c), _eps(x))
     return at.result(out, 1)
 
 
 def dist0_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     at = Layout(x, dim)
     gx, gc = at.new(), at.sums(1)
-    at.run(dist0_backward, at.read(u), at.read(x), gx.numpy(), flat(gc), float(c), _eps(x))
+    at.run(dist0_backward, at.read(u), at.read(x), flat(gx), flat(gc), float(c), _eps(x))
     return at.result(gx), _scalar(gc.sum(), c)
 
 
 def join(p: Tensor, q: Tensor, c: Tensor, dim: int, space: str, limit: float) -> Tensor:
     at = Layout(p, dim)
     out = at.new()
-    at.run(join_forward, at.read(p), at.read(q), out.numpy(), float(c), *_spaces(space), limit, _eps(p))
+    at.run(join_forward, at.read(p), at.read(q), flat(out), float(c), *_spaces(space), limit, _eps(p))
     return at.result(out)
 
 
@@ -791,14 +787,14 @@ def join_vjp(
     at = Layout(p, dim)
     gp, gq, gc = at.new(), at.new(), at.sums(1)
     inputs = at.read(u), at.read(p), at.read(q)
-    at.run(join_backward, *inputs, gp.numpy(), gq.numpy(), flat(gc), float(c), *_spaces(space), limit, _eps(p))
+    at.run(join_backward, *inputs, flat(gp), flat(gq), flat(gc), float(c), *_spaces(space), limit, _eps(p))
     return at.result(gp), at.result(gq), _scalar(gc.sum(), c)
 
 
 def translate(p: Tensor, mean: Tensor, c: Tensor, dim: int, space: str, limit: float) -> Tensor:
     at = Layout(p, dim)
     out = at.new()
-    at.run(translate_forward, at.read(p), flat(mean), out.numpy(), float(c), _spaces(space)[0], limit, _eps(p))
+    at.run(translate_forward, at.read(p), flat(mean), flat(out), float(c), _spaces(space)[0], limit, _eps(p))
     return at.result(out)
 
 
@@ -808,7 +804,7 @@ def translate_vjp(
     at = Layout(p, dim)
     gp, gm, gc = at.new(), at.sums(at.channels), at.sums(1)
     inputs = at.read(u), at.read(p), flat(mean)
-    at.run(translate_backward, *inputs, gp.numpy(), flat(gm), flat(gc), float(c), _spaces(space)[0], limit, _eps(p))
+    at.run(translate_backward, *inputs, flat(gp), flat(gm), flat(gc), float(c), _spaces(space)[0], limit, _eps(p))
     return at.result(gp), gm.sum(0).to(mean.dtype).view(mean.shape), _scalar(gc.sum(), c)
 
 
@@ -816,7 +812,7 @@ def spread(z: Tensor, mean: Tensor, centre: Tensor, k: Tensor, c: Tensor, dim: i
     at = Layout(z, dim)
     out = at.new()
     inputs = at.read(z), flat(mean), flat(centre), float(k)
-    at.run(spread_forward, *inputs, out.numpy(), float(c), _spaces(space)[1], limit, _eps(z))
+    at.run(spread_forward, *inputs, flat(out), float(c), _spaces(space)[1], limit, _eps(z))
     return at.result(out)
 
 
@@ -827,7 +823,7 @@ def spread_vjp(
     size = at.channels
     gz, sums = at.new(), at.sums(2 * size + 2)
     inputs = at.read(u), at.read(z), flat(mean), flat(centre), float(k)
-    at.run(spread_backward, *inputs, gz.numpy(), flat(sums), float(c), _spaces(space)[1], limit, _eps(z))
+    at.run(spread_backward, *inputs, flat(gz), flat(sums), float(c), _spaces(space)[1], limit, _eps(z))
     sums = sums.sum(0)
     gm, g_centre = sums[:size].to(z.dtype, copy=True), sums[size : 2 * size].to(z.dtype, copy=True)
     gk, gc = _scalar(sums[-2], k), _scalar(sums[-1], c)
@@ -856,6 +852,6 @@ def midpoint_vjp(u: Tensor, p: Tensor, c: Tensor, dim: int, source: str, limit: 
     g = u.reshape(-1).double() / lift
     g_lift = -float((g * along).sum() / lift)
     gp, gc = at.new(), at.sums(1)
-    inputs = at.read(p), g.to(p.dtype).numpy(), g_lift
-    at.run(midpoint_backward, *inputs, gp.numpy(), flat(gc), float(c), source == "ball", _reach(source, limit), _eps(p))
+    inputs = at.read(p), flat(g.to(p.dtype)), g_lift
+    at.run(midpoint_backward, *inputs, flat(gp), flat(gc), float(c), source == "ball", _reach(source, limit), _eps(p))
     return at.result(gp), _scalar(gc.sum(), c)

@@ -19,7 +19,6 @@ from holonomy.manifolds.kernels.cpu.channels import (
     carrier,
     carrier_slopes,
     clear,
-    flat,
     locate,
     put,
     put_lanes,
@@ -42,6 +41,7 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     total,
     widen,
 )
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["gyroplanes", "gyroplanes_vjp", "patch_squares", "patch_squares_vjp"]
 
@@ -220,7 +220,7 @@ def _columns(norm: Tensor, r: Tensor, root: float, cap: float) -> tuple[Any, ...
     bias = bias.clamp(-cap, cap)
     cosh, sinh = bias.cosh(), bias.sinh()
     columns = wide, r.reshape(-1), cosh / wide, sinh, cosh * free, sinh / wide * free
-    return tuple(t.to(norm.dtype).numpy() for t in columns)
+    return tuple(flat(t.to(norm.dtype)) for t in columns)
 
 
 def gyroplanes(
@@ -240,7 +240,7 @@ def gyroplanes(
     norms, _, over, sine, _, _ = _columns(norm, r, root, cap)
     out = at.new()
     options = root, float(c), source == "ball", TARGETS[target], gain, limit, cap, torch.finfo(m.dtype).eps
-    at.run(planes_forward, at.read(m), at.read(n2), norms, over, sine, out.numpy(), *options)
+    at.run(planes_forward, at.read(m), at.read(n2), norms, over, sine, flat(out), *options)
     return at.result(out)
 
 
@@ -264,7 +264,7 @@ def gyroplanes_vjp(
     gm, gn, sums = at.new(), at.new(1), at.sums(2 * size + 1)
     inputs = at.read(u), at.read(m), at.read(n2), norms, over, sine, cosh, tilt, biases
     options = root, float(c), source == "ball", TARGETS[target], gain, limit, cap, torch.finfo(m.dtype).eps
-    at.run(planes_backward, *inputs, gm.numpy(), gn.numpy(), flat(sums), *options)
+    at.run(planes_backward, *inputs, flat(gm), flat(gn), flat(sums), *options)
     total_sums = sums.sum(0)
     g_norm, g_r = total_sums[:size].to(m.dtype, copy=True), (2.0 * root * total_sums[size : 2 * size]).to(m.dtype)
     gc = total_sums[-1].to(c.dtype, copy=True).reshape(c.shape)
@@ -376,7 +376,7 @@ def patch_squares(
 ) -> Tensor:
     sizes = _sizes(x, kernel_size, stride, padding, dilation)
     out = x.new_empty(x.shape[0], 1, sizes[3], sizes[4])
-    parallel(patches_forward, x.shape[0] * SHARES, SHARES, flat(x), out.view(-1).numpy(), sizes)
+    parallel(patches_forward, x.shape[0] * SHARES, SHARES, flat(x), flat(out), sizes)
     return out
 
 
@@ -385,5 +385,5 @@ def patch_squares_vjp(
 ) -> Tensor:
     gx = torch.empty(x.shape, dtype=x.dtype)
     sizes = _sizes(x, kernel_size, stride, padding, dilation)
-    parallel(patches_backward, x.shape[0] * SHARES, SHARES, flat(u), flat(x), gx.view(-1).numpy(), sizes)
+    parallel(patches_backward, x.shape[0] * SHARES, SHARES, flat(u), flat(x), flat(gx), sizes)
     return gx

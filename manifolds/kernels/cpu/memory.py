@@ -45,20 +45,30 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return tensor
 
 
+_TYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.int64: np.dtype(np.int64),
+    torch.int32: np.dtype(np.int32),
+    torch.bool: np.dtype(np.bool_),
+}
+
+
 class _Numbers:
     """Tells NumPy where numbers lie: `Tensor.numpy` would forbid, for good, that a storage is resized, as FSDP does."""
 
     def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor  # lives as long as the array, which keeps this object
         self.__array_interface__ = {
             "data": (tensor.data_ptr(), False),
             "shape": (tensor.numel(),),
-            "typestr": "<f8" if tensor.dtype == torch.float64 else "<f4",
+            "typestr": _TYPES[tensor.dtype].str,
             "version": 3,
         }
 
 
 def flat(tensor: Tensor) -> Any:
-    """The numbers of a contiguous float32 or float64 tensor, which the caller keeps."""
+    """The numbers of a CPU tensor in one dimension, of a copy where it is not contiguous; the array keeps them."""
     if tensor.numel() == 0:
-        return np.empty(0, np.float64 if tensor.dtype == torch.float64 else np.float32)
-    return np.asarray(_Numbers(tensor))
+        return np.empty(0, _TYPES[tensor.dtype])
+    return np.asarray(_Numbers(tensor if tensor.is_contiguous() else tensor.contiguous()))

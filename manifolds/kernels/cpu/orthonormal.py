@@ -32,6 +32,7 @@ from holonomy.manifolds.kernels.cpu.matrices import (
     symmetrize,
     transpose,
 )
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["backward", "forward"]
 
@@ -507,7 +508,7 @@ def _run(function: Any, name: str, x: Tensor, tensors: tuple[Tensor, ...]) -> No
     number = float(name == "project_half") if name.startswith("project") else torch.finfo(x.dtype).eps
     # Fifty microseconds of work, at a pessimistic rate of arithmetic for tall matrices and for small ones.
     grain = max(1, round(_SHARE * 50.0 / (n * p * p / 5e3 + 0.01 * p**3)))
-    arrays = [t.reshape(-1).numpy() for t in tensors]
+    arrays = [flat(t) for t in tensors]
     parallel(function, _SHARE * batch, grain, *arrays, n, p, number)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from holonomy.manifolds.kernels.cpu import pairwise
 from holonomy.manifolds.kernels.cpu.jit import parallel
 from holonomy.manifolds.kernels.cpu.lanes import LANES
-from holonomy.manifolds.kernels.cpu.memory import empty
+from holonomy.manifolds.kernels.cpu.memory import empty, flat
 
 __all__ = [
     "ball_gradients",
@@ -67,11 +67,6 @@ def _pairs(x: Tensor, y: Tensor, *others: Tensor) -> _Pairs:
     return _Pairs(batch, rows, x.contiguous(), y, transposed, (x.shape[1], m, d, padded))
 
 
-def _flat(t: Tensor) -> np.ndarray:
-    array: np.ndarray = t.detach().reshape(-1).numpy()
-    return array
-
-
 def _scalar(value: float, like: Tensor) -> Any:
     return np.float32(value) if like.dtype == torch.float32 else np.float64(value)
 
@@ -79,10 +74,10 @@ def _scalar(value: float, like: Tensor) -> Any:
 def _forward(kind: Any, p: _Pairs, flip: Tensor, left: Tensor, right: Tensor, c: Tensor, scale: float) -> Tensor:
     m = p.sizes[1]
     out = empty(*p.batch, p.rows, m, dtype=p.x.dtype)
-    flat = _flat(out)
-    arrays = [_flat(t) for t in (p.x, p.transposed, flip, left, right, c)]
+    numbers = flat(out)
+    arrays = [flat(t) for t in (p.x, p.transposed, flip, left, right, c)]
     grain = _GRAIN // max(1, m) + 1
-    parallel(pairwise.forward, p.total_rows, grain, kind, *arrays, _scalar(scale, p.x), flat, p.sizes)
+    parallel(pairwise.forward, p.total_rows, grain, kind, *arrays, _scalar(scale, p.x), numbers, p.sizes)
     return out
 
 
@@ -126,8 +121,8 @@ def _backward(
     wide = {"dtype": torch.float64}
     gx, gl, gc = torch.zeros(batches, n, d, **wide), torch.zeros(batches, n, **wide), torch.zeros(batches, n, **wide)  # type: ignore[call-overload]
     gy, gr = torch.zeros(batches, chunks, d, padded, **wide), torch.zeros(batches, chunks, padded, **wide)  # type: ignore[call-overload]
-    arrays = [_flat(t) for t in (p.x, p.transposed, flip, left, right, c)]
-    sums = [_flat(t) for t in (gx, gy, gl, gr, gc)]
+    arrays = [flat(t) for t in (p.x, p.transposed, flip, left, right, c)]
+    sums = [flat(t) for t in (gx, gy, gl, gr, gc)]
     units = batches * chunks
     grain = pairwise.UNIT * (1 + _GRAIN // (height * m + 1))
     parallel(
@@ -137,7 +132,7 @@ def _backward(
         kind,
         *arrays,
         _scalar(scale, p.x),
-        _flat(given),
+        flat(given),
         steps,
         p.sizes,
         (chunks, height),
@@ -313,8 +308,8 @@ def nearest(
         p, left, right, wide = _lorentz(x, y, c, k)
         shape, flip = pairwise.LORENTZ, p.transposed
     out = torch.empty(*p.batch, p.rows, count, dtype=torch.int64)
-    arrays = [_flat(t) for t in (p.x, p.transposed, flip, left, right, wide.to(x.dtype))]
+    arrays = [flat(t) for t in (p.x, p.transposed, flip, left, right, wide.to(x.dtype))]
     grain = _GRAIN // max(1, p.sizes[1]) + 1
-    arguments = (shape, *arrays, count, p.rows if skip else 0, _flat(out), p.sizes)
+    arguments = (shape, *arrays, count, p.rows if skip else 0, flat(out), p.sizes)
     parallel(pairwise.nearest, p.total_rows, grain, *arguments)
     return out

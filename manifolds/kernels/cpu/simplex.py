@@ -34,6 +34,7 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     total,
     widen,
 )
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["backward", "forward", "project", "project_backward"]
 
@@ -487,10 +488,6 @@ _BACKWARD = {
 _SQUARED = {"dist": 0.0, "dist2": 1.0}
 
 
-def _flat(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().view(-1).numpy()
-
-
 def _over_rows(function: Callable[..., Any], shape: torch.Size, *arguments: Any) -> None:
     n = shape[-1]
     if shape.numel():
@@ -502,27 +499,27 @@ def project(x: Tensor, mass: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
     rows = out.numel() // x.shape[-1]
     if rows:
-        parallel(_project, rows, 1 + _GRAIN // x.shape[-1], _flat(x), out.view(-1).numpy(), x.shape[-1], float(mass))
+        parallel(_project, rows, 1 + _GRAIN // x.shape[-1], flat(x), flat(out), x.shape[-1], float(mass))
     return out
 
 
 def project_backward(grad: Tensor, out: Tensor) -> Tensor:
     """Apply the projection's derivative, which is symmetric, at its result `out`."""
     result = torch.empty(out.shape, dtype=out.dtype)
-    _over_rows(_project_backward, out.shape, _flat(grad), _flat(out), result.view(-1).numpy())
+    _over_rows(_project_backward, out.shape, flat(grad), flat(out), flat(result))
     return result
 
 
 def forward(name: str, *tensors: Tensor) -> Tensor:
     """Evaluate a map on tensors of one shape (..., n)."""
     shape = tensors[0].shape
-    inputs = [_flat(t) for t in tensors]
+    inputs = [flat(t) for t in tensors]
     if name in _SQUARED:
         out = torch.empty(shape[:-1], dtype=tensors[0].dtype)
-        _over_rows(_dist, shape, *inputs, out.view(-1).numpy(), _SQUARED[name])
+        _over_rows(_dist, shape, *inputs, flat(out), _SQUARED[name])
     else:
         out = torch.empty(shape, dtype=tensors[0].dtype)
-        _over_rows(_FORWARD[name], shape, *inputs, out.view(-1).numpy())
+        _over_rows(_FORWARD[name], shape, *inputs, flat(out))
     return out
 
 
@@ -530,7 +527,7 @@ def backward(name: str, grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Pull a cotangent of a map back to each of its arguments."""
     shape = tensors[0].shape
     results = tuple(torch.empty(shape, dtype=t.dtype) for t in tensors)
-    arguments = [_flat(t) for t in (grad, *tensors)] + [r.view(-1).numpy() for r in results]
+    arguments = [flat(t) for t in (grad, *tensors, *results)]
     if name in _SQUARED:
         _over_rows(_dist_backward, shape, *arguments, _SQUARED[name])
     else:

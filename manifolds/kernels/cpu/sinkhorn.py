@@ -16,7 +16,6 @@ from holonomy.manifolds.kernels.cpu.birkhoff import (
     ROWS,
     add_four,
     fetch,
-    flat,
     four_products,
     four_rows,
     put,
@@ -24,6 +23,7 @@ from holonomy.manifolds.kernels.cpu.birkhoff import (
 )
 from holonomy.manifolds.kernels.cpu.jit import inline, kernel
 from holonomy.manifolds.kernels.cpu.lanes import LANES, exp, fill, load, maximum, narrow, select, store, total, widen
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["iterate", "pull"]
 
@@ -269,7 +269,7 @@ def iterate(
     f, g = torch.empty((*batch, n), dtype=torch.float64), torch.empty((*batch, m), dtype=torch.float64)
     plan = torch.empty(cost.shape, dtype=cost.dtype)
     errors, steps = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.int64)
-    outputs = [t.view(-1).numpy() for t in (f, g, plan, errors, steps)]
+    outputs = [flat(t) for t in (f, g, plan, errors, steps)]
     spread(_iterate, cost.shape, flat(cost), scale, flat(a), flat(b), *outputs, n, m, tolerance, limit)
     return f, g, plan, errors, steps
 
@@ -277,6 +277,6 @@ def iterate(
 def pull(grad: Tensor, plan: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
     """Evaluate scale * plan_ij (grad_ij - alpha_i - beta_j)."""
     out = torch.empty(plan.shape, dtype=plan.dtype)
-    arrays = (flat(grad), flat(plan), flat(alpha), flat(beta), scale, out.view(-1).numpy())
+    arrays = (flat(grad), flat(plan), flat(alpha), flat(beta), scale, flat(out))
     spread(_pull, plan.shape, *arrays, *plan.shape[-2:])
     return out

@@ -11,6 +11,7 @@ from torch import Tensor
 from holonomy.manifolds.kernels.cpu.jit import inline, kernel, parallel
 from holonomy.manifolds.kernels.cpu.lanes import LANES, fill, load, store
 from holonomy.manifolds.kernels.cpu.matrices import apart, eight_rows, outline, pitch, put, put_eight, spread
+from holonomy.manifolds.kernels.cpu.memory import flat
 
 __all__ = ["backward", "forward"]
 
@@ -213,7 +214,7 @@ def _gradients(panels, s, z, turned, ds, dpanels, rows, features, k, first, clas
 def _panels(x: Tensor) -> Tensor:
     """Vectors x in panels, for `_products`."""
     panels = torch.empty(-(-x.shape[0] // _PANEL) * _PANEL * x.shape[1], dtype=x.dtype)
-    parallel(_pack, x.shape[1], 4096, x.reshape(-1).numpy(), panels.numpy(), x.shape[1])
+    parallel(_pack, x.shape[1], 4096, flat(x), flat(panels), x.shape[1])
     return panels
 
 
@@ -222,7 +223,7 @@ def forward(x: Tensor, s: Tensor, squared: bool) -> Tensor:
     x, s = x.detach().contiguous(), s.detach().contiguous()
     (rows, features), (classes, _, k) = x.shape, s.shape
     y = x.new_empty(rows, classes)
-    arrays = [t.reshape(-1).numpy() for t in (_panels(x), s, y)]
+    arrays = [flat(t) for t in (_panels(x), s, y)]
     parallel(_forward, _SHARE * classes, _SHARE, *arrays, rows, features, k, squared)
     return y
 
@@ -236,10 +237,10 @@ def backward(g: Tensor, x: Tensor, s: Tensor, squared: bool) -> tuple[Tensor, Te
     block = max(1, min(classes, _BLOCK // (padded * k)))
     z, turned = (torch.zeros(block * padded * size, dtype=x.dtype) for size in (k, -(-k // LANES) * LANES))
     ds, dpanels = torch.empty_like(s), torch.zeros_like(panels)
-    flat = [t.reshape(-1).numpy() for t in (panels, s, g, z, turned, ds, dpanels)]
+    arrays = [flat(t) for t in (panels, s, g, z, turned, ds, dpanels)]
     for first in range(0, classes, block):
         count = min(block, classes - first)
-        parallel(_slopes, _SHARE * count, _SHARE, *flat[:5], rows, features, k, squared, first)
-        parallel(_gradients, features, _TILE, *flat[:2], *flat[3:], rows, features, k, first, count)
+        parallel(_slopes, _SHARE * count, _SHARE, *arrays[:5], rows, features, k, squared, first)
+        parallel(_gradients, features, _TILE, *arrays[:2], *arrays[3:], rows, features, k, first, count)
     dx = x.new_empty(rows, features)
     return dx.copy_(dpanels.view(-1, features, _PANEL).transpose(1, 2).reshape(-1, features)[:rows]), ds
