@@ -1,9 +1,9 @@
 """Sensitivity sampling: which rows of a tall matrix keep ||Ax||_p for every x.
 
-Woodruff and Yasuda, Sharper Bounds for l_p Sensitivity Sampling (ICML 2023, arXiv 2306.00732 v2). Implemented: leverage
-scores, Lewis weights, l_p sensitivities exactly and in certified bounds, the samplers with all their rules, root
-leverage sampling in rounds, flattening, the sample complexities, the measured distortion, l_p regression, and ``checks``
-of what the paper and its sources state.
+Woodruff and Yasuda, Sharper Bounds for l_p Sensitivity Sampling (ICML 2023, arXiv 2306.00732 v2). Implemented:
+leverage scores, Lewis weights, l_p sensitivities exactly and in certified bounds, the samplers with all their rules,
+root leverage sampling in rounds, flattening, the sample complexities, the measured distortion, l_p regression, and
+``checks`` of what the paper and its sources state.
 
 Where it departs from the paper's text: sensitivities for p = 1 come from an interior-point method with a certificate,
 since reweighted least squares stalls; the Lewis weights for p > 2 from the multiplicative ascent of the concave

@@ -73,7 +73,12 @@ def sandwich(rng: np.random.Generator) -> list[Check]:
     result = []
     for p in EXPONENTS:
         low, high = [], []
-        for A in (rng.standard_normal((150, 5)), uneven(150, 5, rng, 2.0), np.eye(5), tight_instance(150, 4, 3, p, rng)):
+        for A in (
+            rng.standard_normal((150, 5)),
+            uneven(150, 5, rng, 2.0),
+            np.eye(5),
+            tight_instance(150, 4, 3, p, rng),
+        ):
             s, w = lp_sensitivities(A, p), lewis_weights(A, p)
             factor = A.shape[1] ** (p / 2 - 1)
             low.append((s / (w * min(factor, 1.0))).min())

@@ -1,8 +1,8 @@
 """How far ||SAx||_p^p is from ||Ax||_p^p over all x, from below.
 
 The ratio depends on the line through x alone. It is looked at along the right singular vectors of SA in an orthonormal
-basis of col(A), where a sample's norm is least and greatest for p = 2 (random x miss these), along those of A, and along
-Gaussian x; the worst are improved by gradient steps on the unit sphere.
+basis of col(A), where a sample's norm is least and greatest for p = 2 (random x miss these), along those of A, and
+along Gaussian x; the worst are improved by gradient steps on the unit sphere.
 """
 
 import math
@@ -72,7 +72,9 @@ class Prober:
             raise ValueError(f"n_random must not be negative, got {n_random}")
         _, singular, self._to = torch.linalg.svd(torch.linalg.qr(values, mode="r").R)
         if not float(singular[-1]) > len(values) * torch.finfo(values.dtype).eps * float(singular[0]):
-            raise ValueError(f"A must have full column rank {values.shape[1]}, got singular values down to {singular[-1]}")
+            raise ValueError(
+                f"A must have full column rank {values.shape[1]}, got singular values down to {singular[-1]}"
+            )
         self._singular = singular
         self._basis = self._whiten(values)
         d = values.shape[1]

@@ -1,4 +1,7 @@
-"""Splitting rows: k copies of a row scaled by k^(-1/p) leave every ||Ax||_p as it is, and divide its sensitivity by k."""
+"""Splitting rows: k copies of a row scaled by k^(-1/p) leave every ||Ax||_p as it is, and divide its sensitivity by k.
+
+Above p = 2 the copies add to A^T A, so that no leverage grows, and that of a copy is at most k^(-2/p) of the row's.
+"""
 
 import torch
 
@@ -6,7 +9,7 @@ from holonomy.theory.sensitivity_sampling.arrays import Array, as_matrix, as_rea
 
 
 def flatten_rows(A: Array, scores: Array, threshold: float, p: float) -> tuple[Array, Array]:
-    """Split rows whose score is above a threshold into as many copies as bring it to the threshold or below.
+    """Split each row into as many copies as divide its score to a threshold or below.
 
     Parameters
     ----------

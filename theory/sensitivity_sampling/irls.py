@@ -67,7 +67,7 @@ def _weights(r: Tensor, p: float) -> tuple[Tensor, Tensor]:
     if p < 2:
         floored = torch.maximum(size, FLOOR * size.amax(1, keepdim=True))
         weights = power(floored, p - 2)
-        # Where the floor is active the product is below |r|^p by nothing that shows: both are under 1e-9 of the largest.
+        # Where the floor is active the product is not |r|^p, but both are then nothing beside the largest.
         return weights, size.sum(1) if p == 1 else torch.linalg.vecdot(weights * size, size)
     weights = power(size, p - 2)
     value = torch.linalg.vecdot(weights * size, size)

@@ -1,15 +1,15 @@
 """l_p Lewis weights: the fixed point of w_i = tau_i(W^(1/2 - 1/p) A).
 
 Sources: Lewis, Finite dimensional subspaces of L_p (1978); Cohen and Peng, l_p row sampling by Lewis weights (STOC
-2015) for the direct step, w_i <- (a_i^T (A^T W^(1-2/p) A)^-1 a_i)^(p/2). It contracts below p = 2, and above it while
-p |P o P|/2 is small, as for tall matrices. Where it does not, w goes to the leverage scores themselves. With
+2015) for the direct step, w_i <- (a_i^T (A^T W^(1-2/p) A)^-1 a_i)^(p/2). It contracts below p = 4, and for tall
+matrices is fast above too. Where it does not, w goes to the leverage scores themselves. With
 w_i^(1 - 2/p) = exp(t_i), log det(A^T W^(1-2/p) A) is convex in t with gradient tau (Cauchy-Binet), hence
 
     log det at w'  >=  log det at w  +  (1 - 2/p) sum_i tau_i log(w'_i / w_i),
 
 and w' = tau maximises the right side where sum w' = d: each step ascends the concave programme whose maximum the Lewis
-weights are, for every p > 2. Near the fixed point the error shrinks by 1 - 2/p a step or faster. This is the multiplicative algorithm of optimal design (Silvey, Titterington and
-Torsney 1978; Yu, Annals of Statistics 2010).
+weights are, for every p > 2. Near the fixed point the error shrinks by 1 - 2/p a step or faster. This is the
+multiplicative algorithm of optimal design (Silvey, Titterington and Torsney 1978; Yu, Annals of Statistics 2010).
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ class Iterate:
 
     @property
     def residual(self) -> float:
-        """Largest departure of a ratio from 1."""
-        return float((self.ratios - 1.0).abs().max())
+        """Largest departure of a ratio from 1, over weights that are not held at `SMALLEST`."""
+        return float((self.ratios - 1.0).abs()[self.weights > SMALLEST].max())
 
 
 def lewis_weights(A: Array, p: float, tol: float = 1e-10, max_iter: int = 500) -> Array:

@@ -83,4 +83,6 @@ def _scores(weighted: torch.Tensor, c: float, p: float) -> torch.Tensor:
     try:
         return leverage_scores(weighted) ** (p / 2)
     except ValueError as error:
-        raise ValueError(f"c must be larger for the rows of every round to span the columns, got {c}: {error}") from error
+        raise ValueError(
+            f"c must be larger for the rows of every round to span the columns, got {c}: {error}"
+        ) from error

@@ -1,7 +1,6 @@
 """Regression in the l_p norm, min ||W (Ax - b)||_p: what a sample of rows is taken for."""
 
 import numpy as np
-import scipy.sparse
 import torch
 from scipy.optimize import linprog
 from torch import Tensor
@@ -59,16 +58,11 @@ def lp_regression(A: Array, b: Array, p: float, weights: Array | None = None, to
 
 
 def _by_programme(A: Tensor, b: Tensor) -> Tensor:
-    """min sum (u + v) subject to Ax + u - v = b, u, v >= 0."""
-    n, d = A.shape
-    identity = scipy.sparse.identity(n, format="csr")
-    equations = scipy.sparse.hstack([scipy.sparse.csr_matrix(A.cpu().numpy()), identity, -identity], format="csc")
-    cost = np.concatenate([np.zeros(d), np.ones(2 * n)])
-    limits = [(None, None)] * d + [(0.0, None)] * (2 * n)
-    found = linprog(cost, A_eq=equations, b_eq=b.cpu().numpy(), bounds=limits, method="highs")
+    """The dual, max b^T z subject to A^T z = 0, |z| <= 1: d equations; x is their multipliers."""
+    found = linprog(-b.cpu().numpy(), A_eq=A.T.cpu().numpy(), b_eq=np.zeros(A.shape[1]), bounds=(-1.0, 1.0))
     if found.status != 0:
         raise RuntimeError(f"HiGHS did not solve the l_1 regression: {found.message}")
-    return torch.from_numpy(found.x[:d]).to(A.device)
+    return torch.from_numpy(-found.eqlin.marginals).to(A.device)
 
 
 def _by_reweighting(A: Tensor, b: Tensor, p: float, tol: float, max_iter: int = 500) -> Tensor:

@@ -1,7 +1,7 @@
 """l_p sensitivities: how much of ||Ax||_p^p one row can be.
 
-s_i = sup |a_i^T x|^p / ||Ax||_p^p = 1 / min { ||Ax||_p^p : a_i^T x = 1 }, a convex problem a row for p >= 1. They do not
-change with the basis of the column space, so that all is done in an orthonormal one.
+s_i = sup |a_i^T x|^p / ||Ax||_p^p = 1 / min { ||Ax||_p^p : a_i^T x = 1 }, a convex problem a row for p >= 1. They do
+not change with the basis of the column space, so that all is done in an orthonormal one.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def lp_sensitivities(
         Which rows; all when left out.
     method : {"auto", "lp", "irls"}
         ``lp``: the linear programme of p = 1, by an interior-point method with a certificate. ``irls``: iteratively
-        reweighted least squares; for p = 1 it stalls at a relative error of up to some 1e-4. ``auto``: leverage scores
+        reweighted least squares; for p = 1 it stalls at a relative error of some 1e-6 to 1e-4. ``auto``: leverage scores
         for p = 2, ``lp`` for p = 1, ``irls`` otherwise.
     tol : float, default 1e-9
         Relative gap between the bounds (``lp``), or relative decrease in a step (``irls``), that ends the iteration.
@@ -98,6 +98,6 @@ def _indices(rows: Sequence[int] | np.ndarray | Tensor | None, n: int) -> Tensor
     wanted = torch.as_tensor(np.asarray(rows))
     if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool:
         raise ValueError(f"rows must be a flat sequence of integers, got {wanted.dtype} of shape {tuple(wanted.shape)}")
-    if len(wanted) and not (0 <= int(wanted.min()) and int(wanted.max()) < n):
+    if bool(((wanted < 0) | (wanted >= n)).any()):
         raise ValueError(f"rows must be in 0 ... {n - 1}, got {int(wanted.min())} ... {int(wanted.max())}")
     return wanted.long()

@@ -69,9 +69,9 @@ def test_the_data_reject_a_wrong_law(measured: list[Check], words: str, how: str
     [
         # a root that is forgotten, or taken twice
         ("tau_i^(p/2)", "leverage_scores", lambda function: lambda A: function(A) ** 0.5),
-        ("unit vectors", "flat_matrix", lambda function: lambda n, d, rng: function(n, d, rng) * np.linspace(1, 3, n)[:, None]),
+        ("unit vectors", "flat_matrix", lambda function: lambda n, d, rng: function(n, d, rng) ** 3),
         ("s_i(A R)", "lp_sensitivities", lambda function: lambda A, p, **k: function(A, p, **k) * (1 + 1e-3 * A[:, 0])),
-        ("k copies of a row", "_first", lambda function: lambda A, k, p: np.where(function(A, k, p) < 1, 1 / k**2, 1.0)),
+        ("k copies of a row", "_first", lambda function: lambda A, k, p: function(A, k, p) ** (p + 1.0)),
         ("its blocks", "tight_instance", lambda function: lambda *a: function(*a) + 0.1),
         ("linear programme", "lp_sensitivities", lambda function: lambda A, p, method: function(A, p, method=method)
             * (1.01 if method == "irls" else 1.0)),

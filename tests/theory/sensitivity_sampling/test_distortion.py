@@ -108,7 +108,7 @@ def test_required_rows_are_where_half_of_the_samples_succeed() -> None:
 
 @pytest.mark.parametrize("method", ["sensitivity", "lewis"])
 def test_the_flat_block_beside_an_identity_needs_what_its_share_says(method: str) -> None:
-    """What the example reckons with: R (S1 + d) / S1 rows by sensitivity and 2 R by Lewis weights keep the flat block."""
+    """What the example reckons with: R (S1 + d) / S1 rows by sensitivity, and 2 R by Lewis weights, keep the block."""
     n, d = 1024, 4
     S1 = flat_total(d, 1.0)
     flat = flat_matrix(n, d, 0)

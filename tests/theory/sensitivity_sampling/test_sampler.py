@@ -1,5 +1,7 @@
 """Samplers: unbiased, repeatable, scikit-learn's habits; rounds, flattening, complexities."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,8 @@ def test_probabilities_are_the_rules(method: str) -> None:
     q = RowSampler(method, p=p, alpha=alpha).fit(A).q_
     floor = 1 / 200 if method == "sensitivity" else 0.0
     np.testing.assert_allclose(q, np.minimum(1.0, floor + scores / alpha), rtol=1e-12)
-    assert q.sum() <= (1 if method == "sensitivity" else 0) + scores.sum() / alpha
+    # Rounding of a sum of 200 numbers.
+    assert q.sum() <= ((1 if method == "sensitivity" else 0) + scores.sum() / alpha) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,7 +101,7 @@ def test_scikit_learns_habits() -> None:
     assert repr(copy) == "RowSampler(method='lewis', p=1.5, size=30, random_state=0)"
     assert copy.fit(A) is copy
     np.testing.assert_array_equal(copy.fit_transform(A), sampler.fit(A).transform(A))
-    with pytest.raises(ValueError, match="parameter must be one of method, p, .*, got 'rate'"):
+    with pytest.raises(ValueError, match=r"parameter must be one of method, p, .*, got 'rate'"):
         copy.set_params(rate=1)
     with pytest.raises(NotFittedError, match=r"call fit\(A\) first"):
         clone(sampler).sample(A)
@@ -142,7 +145,7 @@ def test_rounds_shrink_by_hoelders_bound_and_keep_the_norms(p: float) -> None:
     sample, sizes = recursive_root_leverage(tall, p, c, random_state=0)
     assert sizes[0] == n
     assert sizes[-1] == len(sample.indices)
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         # The count has a standard deviation below its root: four of them.
         assert after <= c * before ** (1 - p / 2) * d ** (p / 2) + 4 * after**0.5
     assert 0.5 * c ** (2 / p) * d < sizes[-1] < 1.5 * c ** (2 / p) * d
@@ -201,8 +204,8 @@ def test_flattening_keeps_norms_and_divides_scores(p: float) -> None:
     # The tolerance of the sensitivities, 1e-9, and an order of magnitude.
     np.testing.assert_allclose(lp_sensitivities(flat, p), (lp_sensitivities(A, p) / copies)[origin], rtol=1e-8)
     if p > 2:
-        # ||Ax||_2 grows by the splitting above p = 2, so that leverage falls by more than the copies' scale.
-        assert leverage_scores(flat).max() <= threshold
+        # Rounding of leverage scores.
+        assert (leverage_scores(flat) <= (tau / copies ** (2 / p))[origin] * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize(
