@@ -43,8 +43,8 @@ def lp_sensitivities(
         Which rows; all when left out.
     method : {"auto", "lp", "irls"}
         ``lp``: the linear programme of p = 1, by an interior-point method with a certificate. ``irls``: iteratively
-        reweighted least squares; for p = 1 it stalls at a relative error of some 1e-6 to 1e-4. ``auto``: leverage scores
-        for p = 2, ``lp`` for p = 1, ``irls`` otherwise.
+        reweighted least squares; for p = 1 it stalls at a relative error of some 1e-6 to 1e-4. ``auto``: leverage
+        scores for p = 2, ``lp`` for p = 1, ``irls`` otherwise.
     tol : float, default 1e-9
         Relative gap between the bounds (``lp``), or relative decrease in a step (``irls``), that ends the iteration.
 
