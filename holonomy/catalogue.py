@@ -168,7 +168,14 @@ PAPERS = (
         "representation",
     ),
     Paper("selectable_kan", "Activation Space Selectable Kolmogorov-Arnold Networks", "arXiv 2024", "architectures"),
-    Paper("sensitivity_sampling", "Sharper Bounds for ℓp Sensitivity Sampling", "ICML 2023", "theory"),
+    Paper(
+        "sensitivity_sampling",
+        "Sharper Bounds for ℓp Sensitivity Sampling",
+        "ICML 2023",
+        "theory",
+        minutes=2,
+        data="random matrices, diabetes, breast cancer",
+    ),
     Paper(
         "sharp_darts",
         "sharpDARTS: Faster and More Accurate Differentiable Architecture Search",
