@@ -37,9 +37,9 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.set_yticks(range(len(shown)), [row["case"] for row in reversed(shown)], fontsize=7)
     axes.set_ylim(-1, len(shown))
     axes.grid(axis="x", which="both", linewidth=0.3)
-    axes.set_xlabel("time of the peer over Holonomy's (right of the line: Holonomy is faster)")
+    axes.set_xlabel("time of the peer over Holonomy's", fontsize=8)
     axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".png", delete=False) as file:
         figure.savefig(file, dpi=130, format="png")

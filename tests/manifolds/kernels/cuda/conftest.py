@@ -31,6 +31,14 @@ _C = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a compiler of another language has to make first is slow."""
+    for item in items:
+        if item.path.stem.endswith("_on_host") or item.name.startswith("test_nvcc"):
+            item.add_marker(pytest.mark.slow)
+
+
 @cache
 def every_kernel(name: str) -> dict[str, str]:
     """All kernels of a source of blocks, of both dtypes, by the module of its name."""

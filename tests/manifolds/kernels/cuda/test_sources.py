@@ -65,7 +65,6 @@ def test_nvcc_makes_every_kernel(name: str, dtype: torch.dtype, architecture: st
 
 
 @needs_nvcc
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted({*SOURCES} - {*BLOCKS}))
