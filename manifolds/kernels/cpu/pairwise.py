@@ -144,14 +144,19 @@ def _slanted(x, i, i0, i1, i2, i3, yt, y0, m, d, width, left, n, right, r0, size
 
 
 @inline
+def _is_uneven(whole, inverse, inverses, c):  # type: ignore[no-untyped-def]
+    """Where |a| > T/2, as far as it matters, from T and the inverses of both times."""
+    ratio = whole * whole * (inverse * inverses)
+    return minimum(ratio * (1000.0 / 5.3), c * whole * whole) > 1000.0
+
+
+@inline
 def _distant(x, i, yt, y0, m, d, width, left, n, right, r0, size, c, out, o):  # type: ignore[no-untyped-def]
     """|k|^2 of a row again, where one point is far beyond the other: 2 (y_0 x - x_0 y)/T has shorter terms there."""
     for j in range(0, width, LANES):
         time = load(right, r0 + j)
         whole = left[i] + time
-        # |a| > T/2, as far as it matters
-        ratio = whole * whole * (left[2 * n + i] * load(right, 2 * size + r0 + j))
-        uneven = minimum(ratio * (1000.0 / 5.3), c * whole * whole) > 1000.0
+        uneven = _is_uneven(whole, left[2 * n + i], load(right, 2 * size + r0 + j), c)
         if any_lane(uneven):
             near, far = 2.0 * time / whole, 2.0 * left[i] / whole
             square = fill(out, 0.0)
@@ -333,6 +338,26 @@ def _slopes(kind, s, t, o, g, left, i, rows, right, j, c):  # type: ignore[no-un
 
 
 @inline
+def _pull_distant(weight, x, i, yt, y, m, d, left, n, right, r, size, c, sums, k0, columns, o):  # type: ignore[no-untyped-def]
+    """Add weight k of the pairs that `_distant` takes to the sums of row and columns; return where that is.
+
+    k comes from its short terms there: the sums of x - y and of x + y would be longer than what they make.
+    """
+    time = load(right, r)
+    whole = left[i] + time
+    uneven = _is_uneven(whole, left[2 * n + i], load(right, 2 * size + r), c)
+    if any_lane(uneven):
+        near = select(uneven, weight * (2.0 * time / whole), 0.0)
+        far = select(uneven, weight * (2.0 * left[i] / whole), 0.0)
+        for k in range(d):
+            u = near * x[i * d + k] - far * load(yt, y + k * m)
+            sums[k0 + k] += total(u)
+            place = o + k * m
+            store(columns, place, load(columns, place) - widen(u))
+    return uneven
+
+
+@inline
 def _fetch(g, i, columns, j0, width, steps, scale, out):  # type: ignore[no-untyped-def]
     """Copy the gradients that arrive at a row and a panel, scaled, with zeros past the last column.
 
@@ -384,6 +409,13 @@ def backward(kind, x, yt, flip, left, right, c, scale, g, steps, sizes, units, g
                         a, b, e, f, h = _slopes(
                             kind, s, t, o, load(given, j), left, row + i, rows, right, batch * m + j0 + j, c[batch]
                         )
+                        if len(kind) == 3:
+                            place = batch * m + j0 + j
+                            uneven = _pull_distant(
+                                a, x, row + i, yt, batch * d * m + j0 + j, m, d, left, rows, right, place,
+                                right.size // 3, c[batch], sums, i * d, gy, unit * d * m + j0 + j,
+                            )  # fmt: skip
+                            a, b = select(uneven, 0.0, a), select(uneven, 0.0, b)
                         store(s, o, a)
                         if len(kind) > 1:
                             store(t, o, b)
