@@ -165,14 +165,14 @@ def measure_mixed(trial: Trial, config: Config, p: float, d: int = 8, copies: in
     prober = Prober(A, p)
     leverage, s = leverage_scores(A), np.r_[np.full(n, flat_total(d, p) / n), np.full(d * copies, 1.0 / copies)]
     flat, origin = flatten_rows(A, leverage, 2.0 * float(np.median(leverage)), p)
-    split = np.bincount(origin)[origin]
+    sensitivities, leverages = s[origin] / np.bincount(origin)[origin], leverage_scores(flat)
     need = partial(required_rows, p=p, prober=prober, trials=6 * config.trials)
     return {
         "sensitivity": np.median(need(A, s, rng=rng)),
-        "combined": np.median(need(flat, (s[origin] + leverage[origin]) / split, rng=rng)),
+        "combined": np.median(need(flat, sensitivities + leverages, rng=rng)),
         "uniform": np.median(need(A, np.full(len(A), 1.0 / len(A)), rng=rng)),
         "rows": len(A),
-        "largest leverage": [leverage.max(), leverage_scores(flat).max()],
+        "largest leverage": [leverage.max(), leverages.max()],
     }
 
 

@@ -747,6 +747,7 @@ def _spaces(space: str) -> tuple[int, int]:
 
 
 def radial(x: Tensor, c: Tensor, dim: int, name: str, limit: float) -> Tensor:
+    """Values of a radial map by name, of x along `dim`."""
     at = Layout(x, dim)
     out = at.new()
     at.run(radial_forward, at.read(x), flat(out), float(c), PROFILES[name], limit, _eps(x))
@@ -754,6 +755,7 @@ def radial(x: Tensor, c: Tensor, dim: int, name: str, limit: float) -> Tensor:
 
 
 def radial_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int, name: str, limit: float) -> tuple[Tensor, Tensor]:
+    """Gradients of `radial` with respect to x and c."""
     at = Layout(x, dim)
     gx, gc = at.new(), at.sums(1)
     at.run(radial_backward, at.read(u), at.read(x), flat(gx), flat(gc), float(c), PROFILES[name], limit, _eps(x))
@@ -761,6 +763,7 @@ def radial_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int, name: str, limit: floa
 
 
 def dist0(x: Tensor, c: Tensor, dim: int) -> Tensor:
+    """Distance from the origin, of size 1 along `dim`."""
     at = Layout(x, dim)
     out = at.new(1)
     at.run(dist0_forward, at.read(x), flat(out), float(c), _eps(x))
@@ -768,6 +771,7 @@ def dist0(x: Tensor, c: Tensor, dim: int) -> Tensor:
 
 
 def dist0_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Gradients of `dist0` with respect to x and c."""
     at = Layout(x, dim)
     gx, gc = at.new(), at.sums(1)
     at.run(dist0_backward, at.read(u), at.read(x), flat(gx), flat(gc), float(c), _eps(x))
@@ -775,6 +779,7 @@ def dist0_vjp(u: Tensor, x: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor
 
 
 def join(p: Tensor, q: Tensor, c: Tensor, dim: int, space: str, limit: float) -> Tensor:
+    """Möbius sum of p and q, carried in `space`."""
     at = Layout(p, dim)
     out = at.new()
     at.run(join_forward, at.read(p), at.read(q), flat(out), float(c), *_spaces(space), limit, _eps(p))
@@ -784,6 +789,7 @@ def join(p: Tensor, q: Tensor, c: Tensor, dim: int, space: str, limit: float) ->
 def join_vjp(
     u: Tensor, p: Tensor, q: Tensor, c: Tensor, dim: int, space: str, limit: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `join` with respect to p, q and c."""
     at = Layout(p, dim)
     gp, gq, gc = at.new(), at.new(), at.sums(1)
     inputs = at.read(u), at.read(p), at.read(q)
@@ -792,6 +798,7 @@ def join_vjp(
 
 
 def translate(p: Tensor, mean: Tensor, c: Tensor, dim: int, space: str, limit: float) -> Tensor:
+    """Möbius sum of -mean and p."""
     at = Layout(p, dim)
     out = at.new()
     at.run(translate_forward, at.read(p), flat(mean), flat(out), float(c), _spaces(space)[0], limit, _eps(p))
@@ -801,6 +808,7 @@ def translate(p: Tensor, mean: Tensor, c: Tensor, dim: int, space: str, limit: f
 def translate_vjp(
     u: Tensor, p: Tensor, mean: Tensor, c: Tensor, dim: int, space: str, limit: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `translate` with respect to p, the mean and c."""
     at = Layout(p, dim)
     gp, gm, gc = at.new(), at.sums(at.channels), at.sums(1)
     inputs = at.read(u), at.read(p), flat(mean)
@@ -809,6 +817,7 @@ def translate_vjp(
 
 
 def spread(z: Tensor, mean: Tensor, centre: Tensor, k: Tensor, c: Tensor, dim: int, space: str, limit: float) -> Tensor:
+    """Rescaled vectors z of batch norm, brought from the mean to the centre."""
     at = Layout(z, dim)
     out = at.new()
     inputs = at.read(z), flat(mean), flat(centre), float(k)
@@ -819,6 +828,7 @@ def spread(z: Tensor, mean: Tensor, centre: Tensor, k: Tensor, c: Tensor, dim: i
 def spread_vjp(
     u: Tensor, z: Tensor, mean: Tensor, centre: Tensor, k: Tensor, c: Tensor, dim: int, space: str, limit: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `spread` with respect to z, the mean, the centre, k and c."""
     at = Layout(z, dim)
     size = at.channels
     gz, sums = at.new(), at.sums(2 * size + 2)
@@ -843,11 +853,13 @@ def _reach(source: str, limit: float) -> float:
 
 
 def midpoint(p: Tensor, c: Tensor, dim: int, source: str, limit: float) -> Tensor:
+    """Gyromidpoint of all positions, as a carrier."""
     at, along, lift = _midpoint_sums(p, c, dim, source, limit)
     return (along / lift).to(p.dtype).view([at.channels if i == p.ndim + dim else 1 for i in range(p.ndim)])
 
 
 def midpoint_vjp(u: Tensor, p: Tensor, c: Tensor, dim: int, source: str, limit: float) -> tuple[Tensor, Tensor]:
+    """Gradients of `midpoint` with respect to p and c."""
     at, along, lift = _midpoint_sums(p, c, dim, source, limit)
     g = u.reshape(-1).double() / lift
     g_lift = -float((g * along).sum() / lift)

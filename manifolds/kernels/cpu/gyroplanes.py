@@ -236,6 +236,7 @@ def gyroplanes(
     limit: float,
     cap: float,
 ) -> Tensor:
+    """Outputs of a Poincaré linear layer or convolution from its Euclidean products m."""
     at, root = Layout(m, dim), math.sqrt(float(c))
     norms, _, over, sine, _, _ = _columns(norm, r, root, cap)
     out = at.new()
@@ -258,6 +259,7 @@ def gyroplanes_vjp(
     limit: float,
     cap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `gyroplanes` with respect to m, n2, norm, r and c."""
     at, root = Layout(m, dim), math.sqrt(float(c))
     size = at.channels
     norms, biases, over, sine, cosh, tilt = _columns(norm, r, root, cap)
@@ -374,6 +376,7 @@ def _sizes(
 def patch_squares(
     x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
 ) -> Tensor:
+    """Sums of squares over the patches of a convolution."""
     sizes = _sizes(x, kernel_size, stride, padding, dilation)
     out = x.new_empty(x.shape[0], 1, sizes[3], sizes[4])
     parallel(patches_forward, x.shape[0] * SHARES, SHARES, flat(x), flat(out), sizes)
@@ -383,6 +386,7 @@ def patch_squares(
 def patch_squares_vjp(
     u: Tensor, x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
 ) -> Tensor:
+    """Gradient of `patch_squares` with respect to x."""
     gx = torch.empty(x.shape, dtype=x.dtype)
     sizes = _sizes(x, kernel_size, stride, padding, dilation)
     parallel(patches_backward, x.shape[0] * SHARES, SHARES, flat(u), flat(x), flat(gx), sizes)
