@@ -15,6 +15,7 @@ from holonomy.manifolds.kernels.cpu import pairwise
 from holonomy.manifolds.kernels.cpu.jit import parallel
 from holonomy.manifolds.kernels.cpu.lanes import LANES
 from holonomy.manifolds.kernels.cpu.memory import empty, flat
+from holonomy.manifolds.kernels.pair_sums import shaped, unslanted
 
 __all__ = [
     "ball_gradients",
@@ -141,14 +142,6 @@ def _backward(
     return _Sums(gx, gy.sum(1)[..., :m].mT, gl, gr.sum(1)[..., :m], gc)
 
 
-def _shaped(t: Tensor, like: Tensor, batch: tuple[int, ...]) -> Tensor:
-    """Bring sums of (batches, rows, d) to the shape and dtype of an argument, adding up what it was expanded to."""
-    rows = like.shape[-2]
-    if t.numel() == like.numel():
-        return t.to(like.dtype).reshape(like.shape).contiguous()
-    return t.reshape(*batch, rows, t.shape[-1]).sum_to_size(like.shape).to(like.dtype).contiguous()
-
-
 # -- the ball ------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +171,7 @@ def ball_gradients(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float, gra
     sums = _backward(pairwise.BALL, p, p.transposed, left, right, x.new_ones(p.x.shape[0]), scale, grad)
     row, column = sums.left / left, sums.right / right[:, : p.sizes[1]]
     parts = (sums.x, sums.y, row.unsqueeze(-1), column.unsqueeze(-1))
-    return tuple(_shaped(part, t, p.batch) for part, t in zip(parts, (x, y, a, b), strict=True))
+    return tuple(shaped(part, t, p.batch) for part, t in zip(parts, (x, y, a, b), strict=True))
 
 
 # -- the sphere ----------------------------------------------------------------------------------------------------
@@ -197,7 +190,7 @@ def sphere_gradients(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     none = x.new_empty(0)
     sums = _backward(pairwise.SPHERE, p, -p.transposed, none, none, x.new_ones(p.x.shape[0]), 1.0, grad)
     row, column = sums.x + sums.left.unsqueeze(-1) * p.x, sums.y + sums.right.unsqueeze(-1) * p.y
-    return _shaped(row, x, p.batch), _shaped(column, y, p.batch)
+    return shaped(row, x, p.batch), shaped(column, y, p.batch)
 
 
 # -- the hyperboloid -----------------------------------------------------------------------------------------------
@@ -262,22 +255,12 @@ def lorentz_gradients(x: Tensor, y: Tensor, c: Tensor | None, k: float, grad: Te
     p, left, right, wide = _lorentz(x, y, c, k)
     scale = 2.0 / math.sqrt(k) if c is None else 2.0
     sums = _backward(pairwise.LORENTZ, p, -p.transposed, left, right, wide.to(x.dtype), scale, grad)
-    gx = _unslanted(sums.x, sums.left, p.x, left[0], wide)
-    gy = _unslanted(sums.y, sums.right, p.y, right[0, :, : p.sizes[1]], wide)
+    gx = unslanted(sums.x, sums.left, p.x, left[0], wide)
+    gy = unslanted(sums.y, sums.right, p.y, right[0, :, : p.sizes[1]], wide)
     gc = (sums.c.sum(-1) / wide).reshape(-1, 1, 1)
     if c is None:
-        return _shaped(gx, x, p.batch), _shaped(gy, y, p.batch), x.new_zeros(())
-    return _shaped(gx, x, p.batch), _shaped(gy, y, p.batch), _shaped(gc, c, p.batch)
-
-
-def _unslanted(sums: Tensor, radial: Tensor, points: Tensor, time: Tensor, c: Tensor) -> Tensor:
-    """Gradients from sums of k and of its inner product with the points."""
-    xs = points.double()
-    square = xs.square().sum(-1, keepdim=True)
-    # Far out, rounding in k along the point is large beside the gradient that way, which its inner product knows.
-    far = c.reshape(-1, 1, 1) * square > 1.0
-    missing = (radial.unsqueeze(-1) - (sums * xs).sum(-1, keepdim=True)) / torch.where(far, square, 1.0)
-    return (sums + torch.where(far, missing, 0.0) * xs) / time.double().unsqueeze(-1)
+        return shaped(gx, x, p.batch), shaped(gy, y, p.batch), x.new_zeros(())
+    return shaped(gx, x, p.batch), shaped(gy, y, p.batch), shaped(gc, c, p.batch)
 
 
 # -- nearest rows --------------------------------------------------------------------------------------------------

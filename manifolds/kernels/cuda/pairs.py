@@ -13,6 +13,7 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels.cuda import module
 from holonomy.manifolds.kernels.cuda.run import scalar_name, widest
+from holonomy.manifolds.kernels.pair_sums import shaped, unslanted
 
 __all__ = [
     "ball_gradients",
@@ -164,13 +165,6 @@ def _backward(
     return *rows, *columns
 
 
-def _shaped(t: Tensor, like: Tensor, batch: tuple[int, ...]) -> Tensor:
-    """Bring sums of (batches, rows, d) to the shape and dtype of an argument, adding up what it was expanded to."""
-    if t.numel() == like.numel():
-        return t.to(like.dtype).reshape(like.shape).contiguous()
-    return t.reshape(*batch, like.shape[-2], t.shape[-1]).sum_to_size(like.shape).to(like.dtype).contiguous()
-
-
 # -- the ball ------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +189,7 @@ def ball_gradients(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float, gra
     p, left, right = _ball(x, y, a, b)
     gx, row, gy, column = _backward("ball", p, left, right, x.new_ones(len(p.x)), scale, grad)
     parts = (gx, gy, row[..., :1] / left.unsqueeze(-1), column[..., :1] / right.unsqueeze(-1))
-    return tuple(_shaped(part, t, p.batch) for part, t in zip(parts, (x, y, a, b), strict=True))
+    return tuple(shaped(part, t, p.batch) for part, t in zip(parts, (x, y, a, b), strict=True))
 
 
 # -- the sphere ----------------------------------------------------------------------------------------------------
@@ -212,7 +206,7 @@ def sphere_gradients(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     p = _pairs(x, y)
     gx, row, gy, column = _backward("sphere", p, None, None, x.new_ones(len(p.x)), 1.0, grad)
     gx, gy = gx + row[..., :1] * p.x, gy + column[..., :1] * p.y
-    return _shaped(gx, x, p.batch), _shaped(gy, y, p.batch)
+    return shaped(gx, x, p.batch), shaped(gy, y, p.batch)
 
 
 # -- the hyperboloid -----------------------------------------------------------------------------------------------
@@ -250,21 +244,11 @@ def lorentz_gradients(x: Tensor, y: Tensor, c: Tensor | None, k: float, grad: Te
     p, left, right, wide = _lorentz(x, y, c, k)
     scale = 2.0 / math.sqrt(k) if c is None else 2.0
     gx, row, gy, column = _backward("lorentz", p, left, right, wide.to(x.dtype), scale, grad)
-    gx = _shaped(_unslanted(gx, row[..., 0], p.x, left[0], wide), x, p.batch)
-    gy = _shaped(_unslanted(gy, column[..., 0], p.y, right[0], wide), y, p.batch)
+    gx = shaped(unslanted(gx, row[..., 0], p.x, left[0], wide), x, p.batch)
+    gy = shaped(unslanted(gy, column[..., 0], p.y, right[0], wide), y, p.batch)
     if c is None:
         return gx, gy, x.new_zeros(())
-    return gx, gy, _shaped((row[..., 1].sum(-1) / wide).reshape(-1, 1, 1), c, p.batch)
-
-
-def _unslanted(sums: Tensor, radial: Tensor, points: Tensor, time: Tensor, c: Tensor) -> Tensor:
-    """Gradients from sums of k and of its inner product with the points."""
-    xs = points.double()
-    square = xs.square().sum(-1, keepdim=True)
-    # Far out, rounding in k along the point is large beside the gradient that way, which its inner product knows.
-    far = c.reshape(-1, 1, 1) * square > 1.0
-    missing = (radial.unsqueeze(-1) - (sums * xs).sum(-1, keepdim=True)) / torch.where(far, square, 1.0)
-    return (sums + torch.where(far, missing, 0.0) * xs) / time.double().unsqueeze(-1)
+    return gx, gy, shaped((row[..., 1].sum(-1) / wide).reshape(-1, 1, 1), c, p.batch)
 
 
 # -- nearest rows --------------------------------------------------------------------------------------------------
