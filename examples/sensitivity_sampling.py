@@ -36,10 +36,10 @@ from holonomy.theory.sensitivity_sampling import (
     recursive_root_leverage,
     replicated_identity,
     required_rows,
-    slope,
     tight_instance,
     total_sensitivity,
 )
+from holonomy.theory.statistics import slope
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,6 +25,7 @@ from holonomy.models.architectures.poincare_resnet import (
     poincare_midpoint,
 )
 from holonomy.theory.check import Check
+from holonomy.theory.statistics import fit_exponent, mean_interval, paired_exponent
 
 __all__ = ["checks"]
 
@@ -52,11 +53,11 @@ def hnn_decay(
 ) -> list[Check]:
     """Exponent and constant of the decay of E|y|^2 through layers under HNN++'s initialisation."""
     ratios = [decay_ratios(n, layers, trials, generator) for n in sizes]
-    low, slope, high = slope_interval(sizes, ratios)
+    low, slope, high = fit_exponent(sizes, ratios, statistic=np.mean, confidence=CONFIDENCE)
     theorem = "HNN++ init: E|y|^2 after L linear layers of size n is (2/n)^L |x|^2 near the origin"
     how = f"L = {layers}, n = {', '.join(map(str, sizes))}, {trials} draws each, float64, |x| = 1e-4"
     constants = [r * (n / 2) ** layers for n, r in zip(sizes, ratios, strict=True)]
-    first, constant, last = mean_interval(np.concatenate(constants))
+    first, constant, last = mean_interval(np.concatenate(constants), confidence=CONFIDENCE)
     return [
         Check(f"{theorem}: exponent of n", -float(layers), slope, how, low=low, high=high),
         Check(f"{theorem}: measured over predicted", 1.0, constant, how, low=first, high=last),
@@ -112,7 +113,7 @@ def identity_convolution(
                     y = layer(y)
                 row.append(float((y - v).norm() / v.norm()))
             errors.append(row)
-    low, slope, high = paired_slope_interval(curvatures, np.array(errors))
+    low, slope, high = paired_exponent(curvatures, np.array(errors), confidence=CONFIDENCE)
     return Check(
         "identity init: a Poincaré convolution is the identity up to O(c): exponent of the error",
         1.0,
@@ -133,7 +134,7 @@ def coordinate_law(
         rows = draws // n
         u = torch.randn(rows, n, dtype=DTYPE, generator=generator)
         means = (u / u.norm(dim=1, keepdim=True)).abs().mean(1).numpy()
-        low, mean, high = mean_interval(means)
+        low, mean, high = mean_interval(means, confidence=CONFIDENCE)
         result.append(
             Check(
                 f"a coordinate of a uniform unit vector in R^{n} has mean absolute value B(n/2, 1/2)/pi",
@@ -171,7 +172,7 @@ def affine_limit(generator: torch.Generator, curvatures: Sequence[float] = (1e-5
         z = 0.5 * torch.randn(5, 6, dtype=DTYPE, generator=generator)
         r = torch.randn(5, dtype=DTYPE, generator=generator)
         errors.append([affine_error(x, z, r, c) for c in curvatures])
-    low, slope, high = paired_slope_interval(curvatures, np.array(errors))
+    low, slope, high = paired_exponent(curvatures, np.array(errors), confidence=CONFIDENCE)
     return Check(
         "as c -> 0 the Poincaré linear layer is 2 <x, z_k> - 2 |z_k| r_k + O(c): exponent of the error",
         1.0,
@@ -206,7 +207,7 @@ def midpoint_order(
             mean = frechet_mean(x, 1.0, tolerance=1e-15)
             row.append(float(ball.dist(poincare_midpoint(x, 1.0), mean)))
         gaps.append(row)
-    low, slope, high = paired_slope_interval(radii, np.array(gaps))
+    low, slope, high = paired_exponent(radii, np.array(gaps), confidence=CONFIDENCE)
     return Check(
         "the gyromidpoint leaves the Fréchet mean at third order in the cloud's radius: exponent of their distance",
         3.0,
@@ -222,37 +223,3 @@ def points(count: int, n: int, *, radius: float, generator: torch.Generator) -> 
     """Uniform directions, uniform radii up to `radius`."""
     x = torch.randn(count, n, dtype=DTYPE, generator=generator)
     return radius * torch.rand(count, 1, dtype=DTYPE, generator=generator) * x / x.norm(dim=1, keepdim=True)
-
-
-def mean_interval(samples: np.ndarray, resamples: int = 4000) -> tuple[float, float, float]:
-    """Lower end, mean and upper end of a bootstrap interval."""
-    rng = np.random.default_rng(0)
-    draws = np.array([rng.choice(samples, len(samples)).mean() for _ in range(resamples)])
-    return _ends(draws, float(samples.mean()))
-
-
-def slope_interval(
-    sizes: Sequence[float], samples: Sequence[np.ndarray], resamples: int = 4000
-) -> tuple[float, float, float]:
-    """Exponent of the mean of `samples` in `sizes` by least squares of the logarithms, with a bootstrap interval."""
-    rng = np.random.default_rng(0)
-    logs = np.log(np.asarray(sizes, dtype=float))
-    weights = (logs - logs.mean()) / np.square(logs - logs.mean()).sum()
-    draws = np.zeros(resamples)
-    for weight, sample in zip(weights, samples, strict=True):
-        picks = rng.integers(0, len(sample), (resamples, len(sample)))
-        draws += weight * np.log(np.asarray(sample)[picks].mean(1))
-    slope = sum(weight * np.log(np.mean(sample)) for weight, sample in zip(weights, samples, strict=True))
-    return _ends(draws, float(slope))
-
-
-def paired_slope_interval(sizes: Sequence[float], samples: np.ndarray) -> tuple[float, float, float]:
-    """Mean exponent of the rows of `samples` (one column a size), with a bootstrap interval over the rows."""
-    logs = np.log(np.asarray(sizes, dtype=float))
-    weights = (logs - logs.mean()) / np.square(logs - logs.mean()).sum()
-    return mean_interval(np.log(samples) @ weights)
-
-
-def _ends(draws: np.ndarray, measured: float) -> tuple[float, float, float]:
-    low, high = np.quantile(draws, [0.5 - 0.5 * CONFIDENCE, 0.5 + 0.5 * CONFIDENCE])
-    return min(float(low), measured), measured, max(float(high), measured)

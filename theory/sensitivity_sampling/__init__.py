@@ -17,8 +17,6 @@ from holonomy.theory.sensitivity_sampling.checks import checks as checks
 from holonomy.theory.sensitivity_sampling.distortion import Prober as Prober
 from holonomy.theory.sensitivity_sampling.distortion import distortion as distortion
 from holonomy.theory.sensitivity_sampling.distortion import subspace_distortion as subspace_distortion
-from holonomy.theory.sensitivity_sampling.exponents import fit_exponent as fit_exponent
-from holonomy.theory.sensitivity_sampling.exponents import slope as slope
 from holonomy.theory.sensitivity_sampling.flatten import flatten_rows as flatten_rows
 from holonomy.theory.sensitivity_sampling.instances import flat_matrix as flat_matrix
 from holonomy.theory.sensitivity_sampling.instances import flat_total as flat_total

@@ -7,12 +7,12 @@ import numpy as np
 from holonomy.theory.check import Check
 from holonomy.theory.sensitivity_sampling.arrays import Array
 from holonomy.theory.sensitivity_sampling.bounds import sensitivity_bounds
-from holonomy.theory.sensitivity_sampling.exponents import fit_exponent
 from holonomy.theory.sensitivity_sampling.instances import flat_matrix, flat_total, tight_instance
 from holonomy.theory.sensitivity_sampling.leverage import leverage_scores
 from holonomy.theory.sensitivity_sampling.lewis import lewis_weights
 from holonomy.theory.sensitivity_sampling.sampler import RowSampler
 from holonomy.theory.sensitivity_sampling.sensitivities import lp_sensitivities, total_sensitivity
+from holonomy.theory.statistics import fit_exponent, mean_errors
 
 #: Intervals of means are this many standard errors to either side.
 ERRORS = 4.0
@@ -124,7 +124,7 @@ def closed_form(rng: np.random.Generator, d: int = 16, matrices: int = 12) -> li
                 rows = rng.choice(n, 12, replace=False)
                 means.append(n * lp_sensitivities(flat_matrix(n, d, rng), p, rows=rows, tol=1e-7).mean())
             limits.append(2.0 * means[1] - means[0])  # cancels the error of order 1/n
-        mean, low, high = mean_interval(limits)
+        low, mean, high = mean_errors(limits, ERRORS)
         result.append(
             Check(
                 f"n s_i of n unit vectors in R^{d} tends to Gamma((d+p)/2) sqrt(pi) / (Gamma(d/2) Gamma((p+1)/2))",
@@ -192,7 +192,7 @@ def unbiased(rng: np.random.Generator, draws: int = 2000) -> list[Check]:
         sampler = RowSampler(method, p=p, size=40, random_state=rng).fit(A)
         whole = (np.abs(A @ x) ** p).sum()
         ratios = [(np.abs(sampler.transform(A) @ x) ** p).sum() / whole for _ in range(draws)]
-        mean, low, high = mean_interval(ratios)
+        low, mean, high = mean_errors(ratios, ERRORS)
         result.append(
             Check(
                 f"E ||SAx||_p^p = ||Ax||_p^p, {method} sampling: ratio",
@@ -242,12 +242,6 @@ def totals(rng: np.random.Generator) -> list[Check]:
                 )
             )
     return result
-
-
-def mean_interval(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and the ends of `ERRORS` standard errors about it."""
-    mean, error = float(np.mean(samples)), float(np.std(samples, ddof=1) / len(samples) ** 0.5)
-    return mean, mean - ERRORS * error, mean + ERRORS * error
 
 
 def _root_total(A: np.ndarray, p: float) -> float:

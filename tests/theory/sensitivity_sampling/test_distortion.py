@@ -1,4 +1,4 @@
-"""Distortion, rows needed, exponents and regression."""
+"""Distortion, rows needed and regression."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,11 @@ from holonomy.theory.sensitivity_sampling import (
     Prober,
     RowSampler,
     distortion,
-    fit_exponent,
     flat_matrix,
     flat_total,
     lp_regression,
     replicated_identity,
     required_rows,
-    slope,
     subspace_distortion,
     tight_instance,
 )
@@ -125,29 +123,6 @@ def test_the_flat_block_beside_an_identity_needs_what_its_share_says(method: str
     # 100 samples (standard error 0.05) at a median of 40 trials, whose own error moves the rate by some 0.1.
     assert 0.2 < successes(rows) < 0.8
     assert successes(0.5 * rows) < 0.2
-
-
-def test_exponents_are_recovered_with_their_intervals() -> None:
-    rng = np.random.default_rng(0)
-    sizes = [8, 16, 32, 64, 128]
-    inside = 0
-    for _ in range(40):
-        samples = [3.0 * n**1.5 * np.exp(0.3 * rng.standard_normal(30)) for n in sizes]
-        low, exponent, high = fit_exponent(sizes, samples, resamples=400)
-        assert low <= exponent <= high
-        inside += low <= 1.5 <= high
-    # 95 % intervals of 40 fits: fewer than 32 would have a chance of 1e-4.
-    assert inside >= 32
-    assert slope(sizes, [n**0.7 for n in sizes]) == pytest.approx(0.7)
-
-
-def test_noisy_sizes_weigh_less() -> None:
-    rng = np.random.default_rng(1)
-    sizes, spreads = [1, 2, 4, 8, 16], [0.01, 0.01, 0.01, 0.01, 3.0]
-    samples = [n * np.exp(s * rng.standard_normal(9)) for n, s in zip(sizes, spreads, strict=True)]
-    samples[-1] *= 20.0
-    assert fit_exponent(sizes, samples)[1] == pytest.approx(1.0, abs=0.1)
-    assert slope(sizes, [np.median(sample) for sample in samples]) > 1.3
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, 6.0])

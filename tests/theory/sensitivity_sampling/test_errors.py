@@ -10,7 +10,6 @@ import torch
 from holonomy.theory.sensitivity_sampling import (
     Prober,
     RowSampler,
-    fit_exponent,
     flat_matrix,
     flat_total,
     flatten_rows,
@@ -156,8 +155,6 @@ def test_sampler_parameters(options: dict[str, Any], message: str) -> None:
         (lambda: flat_matrix(2, 3, 0), "d must be in 1 ... n, got d = 3 with n = 2"),
         (lambda: replicated_identity(0, 1, 1.0), "d and copies must be at least 1, got d = 0 and copies = 1"),
         (lambda: flat_total(0, 1.0), "d must be at least 1, got 0"),
-        (lambda: fit_exponent([1, 2, 3], [np.ones(2)] * 3), "sizes must be at least 4"),
-        (lambda: fit_exponent([1, 2, 3, 0], [np.ones(2)] * 4), "sizes and samples must be positive"),
     ],
 )
 def test_other_arguments(call: Callable[[], Any], message: str) -> None:
