@@ -17,15 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import gpu_blocks
 from holonomy.manifolds import gyrovector, hyperboloid, kernels, spherical
 from holonomy.manifolds.kernels.cuda import run
 
 ROOMS = {"ball": gyrovector, "lorentz": hyperboloid, "sphere": spherical}
+CALLS = 4
 RESULTS = Path(__file__).parent / "results"
 
 
 def milliseconds(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Times of single calls on the device, after three that are not counted."""
+    """Times of a call on the device, each the mean of a few in a row, after three that are not counted.
+
+    In a row, so that the host prepares a call while the device is busy with the one before it.
+    """
     for _ in range(3):
         function()
     torch.cuda.synchronize()
@@ -33,10 +38,11 @@ def milliseconds(function: Callable[[], Any], repeats: int) -> list[float]:
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        function()
+        for _ in range(CALLS):
+            function()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end))
+        times.append(start.elapsed_time(end) / CALLS)
     return times
 
 
@@ -104,12 +110,18 @@ def copy_rate(repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(milliseconds(lambda: target.copy_(source), repeats)) * 1e3
 
 
+def product_rate(repeats: int, n: int = 8192) -> float:
+    """Float32 operations a second of a matrix product."""
+    a, b = (torch.randn(n, n, device="cuda") for _ in range(2))
+    return 2.0 * n**3 / statistics.median(milliseconds(lambda: a @ b, repeats)) * 1e3
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print a table and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args(arguments)
     state = kernels.status()["cuda"]
     if state["live"] == "reference":
@@ -126,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
                         f"{record['kernel']:26}{record['direction']:10}{record['dtype']:9}"
                         f"{record['bytes_per_second'] / 1e9:8.0f} GB/s{record['share_of_copy']:8.2f}"
                     )
+    peak = product_rate(options.repeats)
+    others = gpu_blocks.records(milliseconds, copy, peak, options.repeats)
     name = torch.cuda.get_device_name()
     result = {
         "gpu": name,
@@ -133,7 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "copy_bytes_per_second": copy,
+        "product_flops_per_second": peak,
         "records": records,
+        "blocks": others,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"

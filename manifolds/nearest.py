@@ -68,7 +68,9 @@ def nearest(manifold: Manifold, x: Tensor, y: Tensor, k: int, *, exclude_self: b
     if len(wide) > m:
         offsets = m * torch.arange(len(wide) // m, device=y.device)
         places = indices + offsets.reshape(*batch, 1, 1)
-    found = wide.index_select(0, places.reshape(-1)).reshape(*batch, n, k, *point)
+    places = places.reshape(-1)
+    # On CUDA the gradient of `index_select` depends on the order of threads; that of indexing sorts, and does not.
+    found = (wide[places] if wide.is_cuda else wide.index_select(0, places)).reshape(*batch, n, k, *point)
     # The order of the distances as they are rounded here; sorting by index first leaves ties in the order of indices.
     distances, order = manifold.dist(rows, found).sort(dim=-1, stable=True)
     return distances, indices.gather(-1, order)

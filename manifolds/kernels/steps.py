@@ -42,7 +42,7 @@ def obstacle(*tensors: Tensor) -> str | None:
             return f"it has strides {tensor.stride()}, and is not contiguous"
         if tensor.dtype != first.dtype or tensor.device != first.device:
             return f"its state is {tensor.dtype} on {tensor.device}, unlike itself"
-    if device == "cuda" and first.ndim and first.shape[-1] > (most := _on_cuda().longest(first.dtype, first.shape[-1])):
+    if device == "cuda" and first.ndim and first.shape[-1] > (most := _on_cuda().longest(*tensors)):
         return f"its points have {first.shape[-1]} numbers, more than the {most} that CUDA's registers hold"
     return dispatch._why_not(device)
 

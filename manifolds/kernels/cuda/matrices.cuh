@@ -7,7 +7,7 @@
 
 namespace holonomy {
 
-constexpr int kMatrixThreads = 256, kSweeps = 30;
+constexpr int kMatrixThreads = 256, kSweeps = 30, kRows = 8;
 
 template <class T, class B> struct Matrices {
     const B& block;
@@ -82,6 +82,7 @@ template <class T, class B> struct Matrices {
         if (parts == 1) {
             each([&](int i, int j) {
                 double s = 0.0;
+#pragma unroll 8
                 for (int r = 0; r < n; ++r) s += double(x[r * (long long)p + i]) * double(y[r * (long long)p + j]);
                 at(out, i, j) = s;
             });
@@ -89,7 +90,9 @@ template <class T, class B> struct Matrices {
         }
         double s = 0.0;
         const int i = block.thread % entries / p, j = block.thread % p;
-        for (int r = part; part < parts && r < n; r += parts)
+        const int last = part < parts ? n : 0;
+#pragma unroll 8
+        for (int r = part; r < last; r += parts)
             s += double(x[r * (long long)p + i]) * double(y[r * (long long)p + j]);
         memory[block.thread] = s;
         block.sync();
@@ -100,30 +103,47 @@ template <class T, class B> struct Matrices {
         });
     }
 
-    // y = x left + u right; u may be null.
+    // y = x left + u right; u may be null. A thread has one column of several rows at a time, so that their loads
+    // do not wait for each other.
     OUTLINE void combine(T* y, const T* x, const T* u) const {
-        for (long long e = block.thread; e < (long long)n * p; e += block.threads) {
-            const long long row = e / p * p;
-            const int j = int(e - row);
-            T s = T(0);
-            for (int i = 0; i < p; ++i) s += x[row + i] * left[i * p + j];
-            for (int i = 0; u && i < p; ++i) s += u[row + i] * right[i * p + j];
-            y[e] = s;
+        for (int first = 0; first < n; first += strip()) {
+            T s[kRows] = {};
+            add_strip(x, left, first, s);
+            if (u) add_strip(u, right, first, s);
+            write_strip(y, first, s);
         }
         block.sync();
     }
     // y = y left in place: some whole rows at a time, read by all threads before one writes.
     OUTLINE void multiply(T* y) const {
-        const int rows = block.threads / p;
-        for (int first = 0; first < n; first += rows) {
-            const int r = first + block.thread / p, j = block.thread % p;
-            const bool active = block.thread < rows * p && r < n;
-            T s = T(0);
-            for (int i = 0; active && i < p; ++i) s += y[r * (long long)p + i] * left[i * p + j];
+        for (int first = 0; first < n; first += strip()) {
+            T s[kRows] = {};
+            add_strip(y, left, first, s);
             block.sync();
-            if (active) y[r * (long long)p + j] = s;
+            write_strip(y, first, s);
         }
         block.sync();
+    }
+    METHOD int strip() const { return kRows * (block.threads / p); }
+    METHOD int strip_row(int first, int q) const { return first + q * (block.threads / p) + block.thread / p; }
+    METHOD bool in_strip(int r) const { return block.thread < block.threads / p * p && r < n; }
+    METHOD void add_strip(const T* x, const T* factor, int first, T (&s)[kRows]) const {
+        const int j = block.thread % p;
+        for (int i = 0; i < p; ++i) {
+            const T f = factor[i * p + j];
+#pragma unroll
+            for (int q = 0; q < kRows; ++q) {
+                const int r = strip_row(first, q);
+                if (in_strip(r)) s[q] += x[r * (long long)p + i] * f;
+            }
+        }
+    }
+    METHOD void write_strip(T* y, int first, const T (&s)[kRows]) const {
+#pragma unroll
+        for (int q = 0; q < kRows; ++q) {
+            const int r = strip_row(first, q);
+            if (in_strip(r)) y[r * (long long)p + block.thread % p] = s[q];
+        }
     }
 
     // out = r^(-1), upper triangular, where a = r^T r; a is overwritten. NaN where a is not positive definite.

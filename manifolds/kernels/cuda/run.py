@@ -4,6 +4,7 @@ Nothing here waits for the device or reads from it, so that calls can be capture
 reference, the curvature goes as an address, and its gradient is summed on the device.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,19 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels.cuda.module import launch
 
-__all__ = ["KERNELS", "backward", "entry", "forward", "most_blocks", "plan", "rows", "scalar_name", "widest"]
+__all__ = [
+    "KERNELS",
+    "aligned",
+    "backward",
+    "entry",
+    "forward",
+    "load_width",
+    "most_blocks",
+    "plan",
+    "rows",
+    "scalar_name",
+    "widest",
+]
 
 #: Operations that have a kernel, by the source that holds them; the reference takes every other.
 KERNELS = {
@@ -70,14 +83,35 @@ def widest(dtype: torch.dtype) -> int:
     return _SCALARS[dtype][1]
 
 
+def aligned(*tensors: Tensor | None) -> bool:
+    """Whether all tensors begin where a load of 16 bytes may."""
+    return all(t is None or t.data_ptr() % 16 == 0 for t in tensors)
+
+
+def load_width(size: int, most: int, aligned: bool) -> int:
+    """Numbers of one load: `most`, or a half or a quarter of them, where a row is made of whole loads; else 1."""
+    return math.gcd(size, most) if aligned else 1
+
+
 def plan(size: int, most: int, aligned: bool) -> tuple[int, int, int]:
-    """Numbers of one load, packs that a lane holds, and lanes of a row, for rows of `size` numbers."""
-    width = most if aligned and size % most == 0 else 1
+    """Numbers of one load, packs that a lane holds, and lanes of a row, for rows of `size` numbers.
+
+    All lanes of a row repeat its scalar work, so that few are better, as long as they read whole sectors of 32 bytes
+    together: two packs of 16 bytes a lane, and up to four where loads are narrower or a row is long.
+    """
+    width = load_width(size, most, aligned)
     packs = -(-size // width)
-    lanes = min(32, 1 << (packs - 1).bit_length())
+    lanes = _power(packs / (2 if width == most else 4))
+    if lanes > 8:
+        lanes = max(8, min(32, _power(packs / 4)))
     each = -(-packs // lanes)
     held = next((n for n in _HELD if n >= each), 0)
     return width, held, lanes
+
+
+def _power(number: float) -> int:
+    """Least power of two that is no less."""
+    return 1 << (math.ceil(number) - 1).bit_length()
 
 
 @cache
@@ -101,8 +135,7 @@ def rows(
     """Launch the map `name` of a source on matrices of rows; with `curved`, return the derivative by the curvature."""
     first = ins[0]
     count, size = (outs[0] if outs else scalar).shape[0], first.shape[1]  # type: ignore[union-attr]
-    aligned = all(t.data_ptr() % 16 == 0 for t in (*ins, *outs))
-    width, held, lanes = plan(size, widest(first.dtype), aligned)
+    width, held, lanes = plan(size, widest(first.dtype), aligned(*ins, *outs))
     symbol, line = entry(source, name, first.dtype, width, held)
     blocks = min(-(-count * lanes // _THREADS), most_blocks(first.get_device()))
     slope = torch.empty(blocks, dtype=torch.float64, device=first.device) if curved else None
@@ -129,21 +162,26 @@ def rows(
     return None if slope is None else slope.sum()
 
 
-def _every_row(count: int, device: torch.device) -> Tensor:
-    return torch.arange(count, device=device)
+def _matrix(tensor: Tensor) -> Tensor:
+    """The rows of a contiguous batch, whatever its shape; of a vector that all rows share, its one row."""
+    return tensor.view(-1, tensor.shape[-1])
+
+
+def _every_row(result: Tensor) -> Tensor:
+    return torch.arange(len(_matrix(result)), device=result.device)
 
 
 def forward(operation: Any, inputs: list[Tensor], results: list[Tensor], c: Tensor | None, k: float) -> Tensor | None:
-    """Evaluate an operation on matrices of rows, into `results`; return the index of the rows that are left.
+    """Evaluate an operation on contiguous batches of rows, into `results`; return the index of the rows that are left.
 
     None are, unless the operation has no kernel: then all are.
     """
     if operation.__name__ not in KERNELS.get(operation.module, ()):
-        return _every_row(results[0].shape[0], inputs[0].device)
-    kinds = list(zip(operation.result, results, strict=True))
+        return _every_row(results[0])
+    kinds = list(zip(operation.result, map(_matrix, results), strict=True))
     outs = [r for kind, r in kinds if kind == "v"]
     scalar = next((r for kind, r in kinds if kind == "s"), None)
-    rows(operation.module, operation.__name__, inputs, outs, scalar=scalar, c=c, k=k)
+    rows(operation.module, operation.__name__, [_matrix(t) for t in inputs], outs, scalar=scalar, c=c, k=k)
     return None
 
 
@@ -152,8 +190,9 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Evaluate the gradients; return the index of the rows that are left, and the curvature's from the others."""
     if operation.__name__ not in KERNELS.get(operation.module, ()):
-        return _every_row(results[0].shape[0], inputs[0].device), None if c is None else torch.zeros_like(c)
-    kinds = list(zip(operation.result, grads, strict=True))
+        return _every_row(results[0]), None if c is None else torch.zeros_like(c)
+    inputs, results = [_matrix(t) for t in inputs], [_matrix(t) for t in results]
+    kinds = list(zip(operation.result, map(_matrix, grads), strict=True))
     vectors = [g for kind, g in kinds if kind == "v"]
     given = next((g for kind, g in kinds if kind == "s"), None)
     name, curved = f"{operation.__name__}_back", c is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.kernels.cuda.module import launch
-from holonomy.manifolds.kernels.cuda.run import most_blocks, plan, scalar_name, widest
+from holonomy.manifolds.kernels.cuda.run import aligned, load_width, most_blocks, plan, scalar_name, widest
 
 __all__ = ["KINDS", "NUMBERS", "entry", "longest", "step"]
 
@@ -17,9 +17,10 @@ NUMBERS = ("sign", "coupled", "decoupled", "keep", "take", "rate", "direct", "be
 _THREADS = 256
 
 
-def longest(dtype: torch.dtype, size: int) -> int:
-    """Most numbers of a row that the lanes of a warp hold, for rows of this size."""
-    return 32 * 4 * (widest(dtype) if size % widest(dtype) == 0 else 1)
+def longest(*tensors: Tensor) -> int:
+    """Most numbers of a row that the lanes of a warp hold, for rows as long as those of a point and its moments."""
+    x = tensors[0]
+    return 32 * 4 * load_width(x.shape[-1], widest(x.dtype), aligned(*(t for t in tensors if t.shape == x.shape)))
 
 
 def entry(kind: str, dtype: torch.dtype, width: int, held: int) -> tuple[str, str]:
@@ -67,8 +68,9 @@ def step(
     count = grad.numel() // size
     if count == 0:
         return
-    aligned = all(t is None or t.data_ptr() % 16 == 0 for t in (x, grad, moment))
-    width, held, lanes = plan(size, widest(x.dtype), aligned)
+    if not aligned(grad):
+        grad = grad.clone()
+    width, held, lanes = plan(size, widest(x.dtype), aligned(x, moment))
     if held == 0:
         raise ValueError(f"kernels.cuda.steps: rows have {size} numbers, wanted at most {32 * 4 * width}")
     symbol, line = entry(kind, x.dtype, width, held)
