@@ -21,6 +21,8 @@ class Paper:
         Typical time of ``holonomy run`` at the default size on two CPU cores; None until the example exists.
     data : str
         What the example runs on by default.
+    seconds : float or None
+        Typical time of ``holonomy verify`` on one CPU core; None where there are no checks.
     """
 
     slug: str
@@ -29,6 +31,7 @@ class Paper:
     family: str
     minutes: float | None = None
     data: str = ""
+    seconds: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -40,6 +43,9 @@ class Paper:
         """Whether theory has checks of it."""
         return find_spec(f"holonomy.theory.{self.slug}") is not None
 
+
+#: What `holonomy verify` knows besides the papers.
+GEOMETRY = Paper("geometry", "Metrics, connections and curvatures of the manifolds", "", "theory", seconds=20)
 
 PAPERS = (
     Paper(
@@ -159,7 +165,7 @@ PAPERS = (
         "CVPR 2025",
         "interpretability",
     ),
-    Paper("poincare_resnet", "Poincaré ResNet", "ICCV 2023", "architectures", minutes=1.5, data="digits"),
+    Paper("poincare_resnet", "Poincaré ResNet", "ICCV 2023", "architectures", minutes=1.5, data="digits", seconds=5),
     Paper("pointer_network", "Pointer Networks", "NIPS 2015", "architectures"),
     Paper(
         "relative",
@@ -175,6 +181,7 @@ PAPERS = (
         "theory",
         minutes=2,
         data="random matrices, diabetes, breast cancer",
+        seconds=8,
     ),
     Paper(
         "sharp_darts",

@@ -4,6 +4,8 @@ import json as json_format
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from tyro.extras import SubcommandApp
 
 from holonomy._console import console
 from holonomy._version import __version__
-from holonomy.catalogue import PAPERS, Paper, UnknownPaperError, find
+from holonomy.catalogue import GEOMETRY, PAPERS, Paper, UnknownPaperError, find
 
 _ABOUT = """Geometry-first machine learning: run published methods and verify what they state.
 
@@ -66,30 +68,31 @@ def run(slug: Positional[Slug]) -> int:
 def verify(
     slugs: Positional[Annotated[tuple[str, ...], arg(metavar="[SLUG ...]")]] = (),
     seed: int = 0,
+    out: Path = Path("runs/verify"),
     list: bool = False,
     json: Json = False,
 ) -> int:
     """Check numerically what papers state: predicted against measured, with intervals.
 
+    Prints one table, and writes verify.json and a figure a paper.
+
     Parameters
     ----------
     slugs : tuple of str
-        The papers; all that have checks when left out.
+        The papers, and `geometry` for the library's own manifolds; all that have checks when left out.
     seed : int
         Seed of the experiments.
+    out : Path
+        Folder for verify.json and the figures.
     list : bool
-        Name the papers that have checks, and run nothing.
+        Show what has checks, and the typical time of each; run nothing.
     """
-    papers = [find(slug) for slug in slugs] or [paper for paper in PAPERS if paper.checked]
+    papers = [GEOMETRY if slug == GEOMETRY.slug else find(slug) for slug in slugs]
+    papers = papers or [GEOMETRY, *(paper for paper in PAPERS if paper.checked)]
     for paper in papers:
         if not paper.checked:
             return _refuse(f"{paper.slug} has no checks in this version; `holonomy verify --list` names those that do")
-    if list:
-        if json:
-            return _print_json([paper.slug for paper in papers])
-        console().print("\n".join(paper.slug for paper in papers))
-        return 0
-    return _verify(papers, seed, json)
+    return _list_checks(papers, json) if list else _verify(papers, seed, out, json)
 
 
 @app.command
@@ -133,22 +136,52 @@ def _run(slug: str, arguments: list[str]) -> int:
     return running.main(example, slug, title, arguments)
 
 
-def _verify(papers: list[Paper], seed: int, json: bool) -> int:
+def _list_checks(papers: list[Paper], json: bool) -> int:
+    if json:
+        return _print_json([{"slug": paper.slug, "title": paper.title, "seconds": paper.seconds} for paper in papers])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("slug", "checks of", "time"):
+        table.add_column(name, no_wrap=name != "checks of", justify="right" if name == "time" else "left")
+    for paper in papers:
+        table.add_row(paper.slug, paper.title, "" if paper.seconds is None else f"{paper.seconds:g} s")
+    console().print(table)
+    return 0
+
+
+def _verify(papers: list[Paper], seed: int, out: Path, json: bool) -> int:
+    from holonomy import verification
     from holonomy.theory.check import verdicts
 
-    checks = {}
-    for paper in papers:
-        module = _import(f"holonomy.theory.{paper.slug}")
-        if module is None:
-            return 2
-        checks[paper.slug] = module.checks(seed)
-        if not json:
-            out = console()
-            out.print(f"{paper.title} ({paper.venue})")
-            out.print(verdicts((check.as_row() for check in checks[paper.slug]), heading="theorem"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = verification.run(papers, seed, console(stderr=True))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "holonomy":
+            raise
+        return _refuse(f"{error.name} is not installed; it comes with: pip install 'holonomy[examples]'")
+    except OSError as error:
+        return _refuse(f"--out {out} cannot be written: {error.strerror}")
+    document = verification.document(found, seed)
+    temporary = out / ".verify.json"
+    temporary.write_text(_json(document) + "\n", encoding="utf-8")
+    temporary.replace(out / "verify.json")
+    titles = {paper.slug: f"{paper.title} ({paper.venue})" if paper.venue else paper.title for paper in papers}
     if json:
-        _print_json({slug: [check.as_dict() for check in found] for slug, found in checks.items()})
-    return 0 if all(check.holds for found in checks.values() for check in found) else 1
+        print(_json(document))
+    else:
+        rows: list[Any] = []
+        for slug, (checks, seconds) in found.items():
+            rows += [f"{titles[slug]}: {slug}, {seconds:.1f} s", *(check.as_row() for check in checks)]
+        console().print(verdicts(rows, heading="theorem"))
+    if find_spec("matplotlib") is None:
+        console(stderr=True).print("no figures: matplotlib is not installed; pip install 'holonomy[examples]'")
+    else:
+        verification.draw(found, titles, out)
+    if not json:
+        every = [check for checks, _ in found.values() for check in checks]
+        held = sum(check.holds for check in every)
+        console().print(f"{held} of {len(every)} hold; verify.json and figures: {out}/", soft_wrap=True)
+    return 0 if document["holds"] else 1
 
 
 def _import(name: str) -> ModuleType | None:
@@ -173,8 +206,12 @@ def _entry(paper: Paper) -> dict[str, Any]:
     }
 
 
+def _json(value: object) -> str:
+    return json_format.dumps(value, indent=1, ensure_ascii=False)
+
+
 def _print_json(value: object) -> int:
-    print(json_format.dumps(value, indent=1, ensure_ascii=False))
+    print(_json(value))
     return 0
 
 

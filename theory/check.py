@@ -67,8 +67,8 @@ class Check:
         if math.isnan(self.measured):
             return False
         if self.relation == "equal":
-            return low <= self.predicted <= high
-        return high <= self.predicted if self.relation == "at most" else low >= self.predicted
+            return bool(low <= self.predicted <= high)
+        return bool(high <= self.predicted if self.relation == "at most" else low >= self.predicted)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, with the interval filled in and ``holds``."""
@@ -77,7 +77,7 @@ class Check:
         return {
             "theorem": self.theorem,
             "relation": self.relation,
-            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
+            **{name: float(value) if math.isfinite(value) else None for name, value in numbers.items()},
             "how": self.how,
             "holds": self.holds,
         }
@@ -90,13 +90,21 @@ class Check:
         return f"{self.theorem}\n  {self.how}", wanted, measured, self.holds
 
 
-def verdicts(rows: Iterable[Sequence[str | bool]], *, heading: str = "claim") -> Table:
-    """Lay out rows of (statement, wanted, measured, holds) as the one table that claims and checks are printed in."""
+def verdicts(rows: Iterable[Sequence[str | bool] | str], *, heading: str = "claim") -> Table:
+    """Lay out rows of (statement, wanted, measured, holds) as the one table that claims and checks are printed in.
+
+    A string in place of a row is the title of those that follow.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(heading, overflow="fold")
     for name in ("wanted", "measured", "holds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for statement, wanted, measured, holds in rows:
+    for row in rows:
+        if isinstance(row, str):
+            table.add_section()
+            table.add_row(row, style="bold")
+            continue
+        statement, wanted, measured, holds = row
         table.add_row(
             str(statement), str(wanted), str(measured), "yes" if holds else "NO", style="" if holds else "red"
         )

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from holonomy import examples, models, theory
-from holonomy.catalogue import PAPERS
+from holonomy.catalogue import GEOMETRY, PAPERS
 
 FAMILIES = {
     "adaptation",
@@ -19,6 +19,10 @@ FAMILIES = {
     "search",
     "theory",
 }
+
+
+#: Modules of theory that several papers use, and the library's own checks.
+SHARED = {"charts", "check", "figure", "geometry", "statistics"}
 
 
 def modules(package: object) -> set[str]:
@@ -41,8 +45,13 @@ def test_ready_papers_say_how_long_they_take_and_planned_ones_do_not() -> None:
         assert (paper.minutes is not None) == (paper.data != "") == paper.ready, paper.slug
 
 
+def test_checks_say_how_long_they_take() -> None:
+    for paper in (*PAPERS, GEOMETRY):
+        assert (paper.seconds is not None) == paper.checked, paper.slug
+
+
 def test_every_example_check_and_family_is_in_the_catalogue() -> None:
     slugs = {paper.slug for paper in PAPERS}
     assert modules(examples) - {"data", "errors", "harness"} <= slugs
-    assert modules(theory) - {"check"} <= slugs
+    assert modules(theory) - SHARED <= slugs
     assert modules(models) <= FAMILIES

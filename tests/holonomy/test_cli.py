@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return record.status
 
     monkeypatch.setattr("holonomy.examples.harness.running.main", main)
-    papers = (Paper("toy", "Toy", "T 2020", "theory", 2, "clouds"), Paper("plan", "Plan", "P 2021", "search"))
+    papers = (Paper("toy", "Toy", "T 2020", "theory", 2, "clouds", 3), Paper("plan", "Plan", "P 2021", "search"))
     for module in (catalogue, cli):
         monkeypatch.setattr(module, "PAPERS", papers)
     return record
@@ -65,15 +66,49 @@ def test_run_hands_the_flags_after_the_slug_to_the_paper(toy: SimpleNamespace) -
     assert toy.calls == [(toy.example, "toy", "Toy (T 2020), clouds", ["--epochs", "3"])]
 
 
-def test_verify_runs_the_checks(toy: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status("verify", "--seed", "5") == 0
+def test_verify_prints_one_table_and_writes_json_and_figures(
+    toy: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    assert status("verify", "toy", "--seed", "5", "--out", str(out)) == 0
     assert toy.calls == [5]
-    assert "theorem" in capsys.readouterr().out
-    toy.checks = [Check("theorem", 1.0, 2.0, "n = 1")]
-    assert status("verify", "toy", "--json") == 1
-    assert json.loads(capsys.readouterr().out)["toy"][0]["holds"] is False
+    text = capsys.readouterr().out
+    assert "theorem" in text
+    assert f"1 of 1 hold; verify.json and figures: {out}/" in text
+    assert sorted(path.name for path in out.iterdir()) == ["toy.png", "verify.json"]
+    document = json.loads((out / "verify.json").read_text())
+    assert document["seed"] == 5
+    assert document["holds"] is True
+    assert document["papers"]["toy"]["checks"][0]["theorem"] == "theorem"
+
+
+def test_verify_fails_with_its_checks(toy: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    toy.checks = [Check("theorem", 1.0, 2.0, "n = 1"), Check("other", 1.0, 1.0, "n = 1")]
+    assert status("verify", "toy", "--json", "--out", str(tmp_path)) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["papers"]["toy"]["checks"][0]["holds"] is False
+    assert printed == json.loads((tmp_path / "verify.json").read_text())
+    assert status("verify", "toy", "--out", str(tmp_path)) == 1
+    assert "1 of 2 hold" in capsys.readouterr().out
+
+
+def test_verify_says_where_it_cannot_write(
+    toy: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert status("verify", "toy", "--out", str(tmp_path / "file" / "out")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert toy.calls == []
+
+
+def test_verify_lists_what_has_checks_with_its_time(toy: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("verify", "--list") == 0
-    assert capsys.readouterr().out == "toy\n"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["slug", "checks", "of", "time"]
+    assert [(line[0], line[-2:]) for line in lines[2:]] == [("geometry", ["20", "s"]), ("toy", ["3", "s"])]
+    assert status("verify", "toy", "--list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"slug": "toy", "title": "Toy", "seconds": 3}]
+    assert toy.calls == []
 
 
 @pytest.mark.parametrize(
