@@ -4,7 +4,8 @@ s_i = sup |a_i^T x|^p / ||Ax||_p^p = 1 / min { ||Ax||_p^p : a_i^T x = 1 }, a con
 not change with the basis of the column space, so that all is done in an orthonormal one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from holonomy.theory.sensitivity_sampling.leverage import squared_lengths
 
 Method = Literal["auto", "lp", "irls"]
 #: Entries of an array with one row a problem and one column a row of A: some twenty of them are in use.
-BATCH = 1 << 20
+BATCH = 1 << 19
 
 
 def lp_sensitivities(
@@ -77,10 +78,16 @@ def lp_sensitivities(
     result = torch.zeros(len(wanted), dtype=Q.dtype, device=Q.device)
     targets = torch.nonzero(nonzero[wanted])[:, 0]
     Q, basis = Q[nonzero], Q
-    for part in targets.split(max(1, BATCH // len(Q))):
+
+    def solve(part: Tensor) -> None:
         a = basis[wanted[part]]
-        least = least_powers(Q, a, p, tol) if method == "irls" or p != 1 else least_sums(Q, a, tol)[1]
+        if method == "irls" or p != 1:
+            least = least_powers(Q, a, p, tol)
+        else:
+            least = least_sums(Q.cpu(), a.cpu(), tol)[1].to(Q.device)  # its sweeps are the CPU's
         result[part] = 1.0 / least
+
+    _on_threads(solve, targets.split(max(1, BATCH // len(Q))))
     return wrap(result.clamp_max(1.0))
 
 
@@ -90,6 +97,23 @@ def total_sensitivity(A: Array, p: float, method: Method = "auto", tol: float = 
     Parameters and exceptions are those of `lp_sensitivities`.
     """
     return float(lp_sensitivities(A, p, method=method, tol=tol).sum())
+
+
+def _on_threads(function: Callable[[Tensor], None], parts: Sequence[Tensor]) -> None:
+    """Call a function on every part, as many at once as torch has threads, each of them on one.
+
+    Operations on a part are too short to be shared out one by one: threads would spend their time waiting.
+    """
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads <= 1:
+        for part in parts:
+            function(part)
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(function, parts):
+            pass
+    torch.set_num_threads(before)  # what new threads start from
 
 
 def _indices(rows: Sequence[int] | np.ndarray | Tensor | None, n: int) -> Tensor:

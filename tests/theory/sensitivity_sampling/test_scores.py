@@ -14,6 +14,7 @@ from holonomy.theory.sensitivity_sampling import (
     lewis_weights,
     lp_sensitivities,
     replicated_identity,
+    sensitivities,
     sensitivity_bounds,
     tight_instance,
     total_sensitivity,
@@ -243,3 +244,17 @@ def test_power_is_the_power(exponent: float) -> None:
 def test_weights_that_do_not_converge_are_refused() -> None:
     with pytest.raises(RuntimeError, match="of their fixed point after 5 steps, not within tol"):
         lewis_weights(uneven(40, 5, 0), 40.0, max_iter=5)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+def test_threads_do_not_change_the_numbers(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivities, "BATCH", 600)
+    A = np.random.default_rng(0).standard_normal((60, 3))
+    alone = lp_sensitivities(A, p)
+    torch.set_num_threads(2)
+    try:
+        together = lp_sensitivities(A, p)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert np.array_equal(alone, together)
