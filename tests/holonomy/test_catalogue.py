@@ -22,7 +22,7 @@ FAMILIES = {
 
 
 #: Modules of theory that several papers use, and the library's own checks.
-SHARED = {"charts", "check", "figure", "geometry", "statistics"}
+SHARED = {"charts", "check", "figure", "geometry", "gram", "ntk", "spectra", "statistics"}
 
 
 def modules(package: object) -> set[str]:
