@@ -251,7 +251,15 @@ PAPERS = (
         "NeurIPS 2019",
         "representation",
     ),
-    Paper("wide_cnn", "What Can Be Learnt With Wide Convolutional Neural Networks?", "ICML 2023", "theory"),
+    Paper(
+        "wide_cnn",
+        "What Can Be Learnt With Wide Convolutional Neural Networks?",
+        "ICML 2023",
+        "theory",
+        minutes=1.5,
+        data="digits, points on products of spheres",
+        seconds=8,
+    ),
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
-__all__ = ["KernelRegressor", "empirical_ntk", "fc_kernels", "k0", "k1", "kernel_regression"]
+__all__ = ["KernelRegressor", "arc_cosines", "empirical_ntk", "fc_kernels", "k0", "k1", "kernel_regression"]
 
 NTKMethod = Literal["jacobian", "products", "structured"]
 #: Numbers that the Jacobians of a block of inputs may hold together: 256 MB in float32.
@@ -57,6 +57,17 @@ def k1(t: Tensor) -> Tensor:
     """
     _require_real("k1", "t", t)
     return _K1.apply(t)
+
+
+def arc_cosines(t: Tensor) -> tuple[Tensor, Tensor]:
+    """k0 and k1 of the same cosines; without gradients, both from one angle and without masks."""
+    if torch.is_grad_enabled() and t.requires_grad:
+        return k0(t), k1(t)
+    t = t.clamp(-1.0, 1.0)
+    angle = torch.acos(t).neg_().add_(math.pi)
+    sine = torch.mul(1.0 - t, 1.0 + t).sqrt_()
+    one = sine.addcmul_(t, angle).div_(math.pi)
+    return angle.div_(math.pi), one
 
 
 class _K1(torch.autograd.Function):
@@ -134,8 +145,9 @@ def fc_kernels(
         cosine = nngp / torch.where(scale > 0, scale, 1.0)
         if Y is X:
             cosine = torch.diagonal_scatter(cosine, torch.ones_like(x))
-        nngp = sigma_b2 + 0.5 * sigma_w2 * scale * k1(cosine)
-        ntk = nngp + 0.5 * sigma_w2 * ntk * k0(cosine)
+        zero, one = arc_cosines(cosine)
+        nngp = sigma_b2 + 0.5 * sigma_w2 * scale * one
+        ntk = nngp + 0.5 * sigma_w2 * ntk * zero
         x, y = (sigma_b2 + 0.5 * sigma_w2 * t for t in (x, y))
     return nngp, ntk
 

@@ -95,6 +95,80 @@ def slope(sizes: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndar
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
+def fit_power(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    window: tuple[float, float] | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float, float]:
+    """Exponent of y in x for single values: least squares of the logarithms, with Student's interval of its residuals.
+
+    Parameters
+    ----------
+    x, y : sequence of float
+        Positive, one y for each x.
+    window : (float, float), optional
+        Least and largest x that count.
+    confidence : float, default 0.95
+        Of the interval.
+
+    Returns
+    -------
+    low, exponent, high : float
+
+    Raises
+    ------
+    ValueError
+        If fewer than 3 points are left, or one is not positive.
+    """
+    from scipy.stats import linregress, t
+
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if window is not None:
+        inside = (x >= window[0]) & (x <= window[1])
+        x, y = x[inside], y[inside]
+    if len(x) < 3 or len(x) != len(y):
+        raise ValueError(f"fit_power: wanted at least 3 pairs in the window, got {len(x)} of x and {len(y)} of y")
+    if not (x > 0).all() or not (y > 0).all():
+        raise ValueError(f"fit_power: x and y must be positive, got least values {x.min():g} and {y.min():g}")
+    found = linregress(np.log(x), np.log(y))
+    half = t.ppf(0.5 + 0.5 * confidence, len(x) - 2) * found.stderr
+    return float(found.slope - half), float(found.slope), float(found.slope + half)
+
+
+def asymptotic_exponent(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Exponent of y in x as x grows, for exact values: log y = a + s log x + b/x + c/x^2, fitted by least squares.
+
+    The interval is what the exponent changes by when the term 1/x is left out: an estimate of what further terms do.
+
+    Parameters
+    ----------
+    x, y : sequence of float
+        Positive, at least six pairs.
+
+    Returns
+    -------
+    low, exponent, high : float
+
+    Raises
+    ------
+    ValueError
+        For fewer pairs, or numbers that are not positive.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) < 6 or len(x) != len(y) or not (x > 0).all() or not (y > 0).all():
+        raise ValueError(f"asymptotic_exponent: wanted at least 6 positive pairs, got {len(x)} of x and {len(y)} of y")
+
+    def exponent(*powers: int) -> float:
+        columns = np.stack([np.ones_like(x), np.log(x), *(x**-power for power in powers)], axis=1)
+        return float(np.linalg.lstsq(columns, np.log(y), rcond=None)[0][1])
+
+    found = exponent(1, 2)
+    change = abs(found - exponent(2))
+    return found - change, found, found + change
+
+
 def _ends(draws: np.ndarray, measured: float, confidence: float) -> tuple[float, float, float]:
     low, high = np.quantile(draws, [0.5 - 0.5 * confidence, 0.5 + 0.5 * confidence])
     return min(float(low), measured), measured, max(float(high), measured)
