@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from holonomy.theory.statistics import fit_exponent, mean_errors, mean_interval, paired_exponent, slope
+from holonomy.theory.statistics import (
+    asymptotic_exponent,
+    fit_exponent,
+    fit_power,
+    mean_errors,
+    mean_interval,
+    paired_exponent,
+    slope,
+)
 
 
 def test_exponents_are_recovered_with_their_intervals() -> None:
@@ -73,3 +81,42 @@ def test_means_lie_in_their_intervals(interval: Callable[[np.ndarray], tuple[flo
 def test_errors(sizes: Sequence[float], samples: Sequence[np.ndarray], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fit_exponent(sizes, samples)
+
+
+def test_exponents_of_single_values_with_their_residuals() -> None:
+    rng = np.random.default_rng(4)
+    x = np.geomspace(1.0, 100.0, 12)
+    inside = 0
+    for _ in range(60):
+        low, exponent, high = fit_power(x, 2.0 * x**-1.3 * np.exp(0.1 * rng.standard_normal(12)))
+        assert low <= exponent <= high
+        inside += low <= -1.3 <= high
+    # 95 % intervals of 60 fits: fewer than 50 would have a chance below 1e-3.
+    assert inside >= 50
+    bent = np.where(x < 10.0, 7.0, x**2)
+    assert fit_power(x, bent, window=(10.0, 100.0))[1] == pytest.approx(2.0)
+
+
+def test_exponents_at_infinity() -> None:
+    x = np.arange(8, 49, 2)
+    low, exponent, high = asymptotic_exponent(x, x**-3.0 * np.exp(2.0 / x - 5.0 / x**2))
+    assert exponent == pytest.approx(-3.0, abs=1e-10)
+    low, exponent, high = asymptotic_exponent(x, 1.0 / (x**2.0 + 3.0 * x + 7.0))
+    assert low < -2.0 < high
+    assert high - low < 0.3
+    assert abs(fit_power(x, 1.0 / (x**2.0 + 3.0 * x + 7.0))[1] + 2.0) > 2 * abs(exponent + 2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fit_power([1, 2], [1, 2]), "at least 3 pairs"),
+        (lambda: fit_power([1, 2, 3], [1, 2, 3], window=(2, 3)), "got 2 of x"),
+        (lambda: fit_power([1, 2, 3], [1, 2, 0]), "must be positive"),
+        (lambda: asymptotic_exponent([1, 2, 3], [1, 2, 3]), "at least 6 positive pairs, got 3"),
+        (lambda: asymptotic_exponent(range(6), range(6)), "at least 6 positive pairs"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(call: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()  # type: ignore[operator]
