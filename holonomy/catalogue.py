@@ -129,6 +129,9 @@ PAPERS = (
         "Measuring the Intrinsic Dimension of Objective Landscapes",
         "ICLR 2018",
         "adaptation",
+        minutes=1.5,
+        data="digits",
+        seconds=5,
     ),
     Paper("latent_quantization", "Disentanglement via Latent Quantization", "NeurIPS 2023", "representation"),
     Paper(

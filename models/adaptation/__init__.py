@@ -1,0 +1,1 @@
+"""Fine-tuning, merging and compressing models: few trained numbers for many parameters."""
