@@ -104,6 +104,8 @@ PAPERS = (
         "Get the Best of Both Worlds: Improving Accuracy and Transferability by Grassmann Class Representation",
         "ICCV 2023",
         "representation",
+        minutes=2.0,
+        data="scikit-learn's digits",
     ),
     Paper(
         "hebbian_projection",

@@ -12,10 +12,10 @@ dimensions at no cost, where a linear head draws them to one direction.
 it comes to, no weight decay on the subspaces; `HybridOptimizer` pairs it with AdamW and its kind. `intra_class_angle`
 and `class_separation` measure what the paper is after, and `CosineClassifier` is a baseline.
 
-Where this differs from the paper: steps do not depend on the basis of a subspace, with momentum too, while the published
-code re-orthonormalises by QR every fifth step, which turns the basis under a momentum that stays. Here every geodesic
-step ends in a Newton-Schulz iteration within its p x p coefficients: bases stay orthonormal to rounding, and there is
-no interval to set.
+Where this differs from the paper: steps do not depend on the basis of a subspace, with momentum too; the published code
+re-orthonormalises by QR every fifth step, which turns the basis under a momentum that stays. Here every step along a
+geodesic ends in a Newton-Schulz iteration within its k x k coefficients: bases stay orthonormal to rounding, and there
+is no interval to set.
 """
 
 from collections.abc import Iterator
@@ -394,7 +394,7 @@ def convert_linear_head(
 
 
 @torch.no_grad()
-def intra_class_angle(features: Tensor, labels: Tensor) -> float:
+def intra_class_angle(features: Tensor, labels: Tensor, *, signed: bool = True) -> float:
     """Mean angle in degrees between two features of one class, averaged over the classes that have two.
 
     Computed in float64, by blocks: angles are right to 1e-6 degrees.
@@ -405,11 +405,14 @@ def intra_class_angle(features: Tensor, labels: Tensor) -> float:
         (N, D), none of them 0.
     labels : Tensor
         (N,), integers.
+    signed : bool
+        Whether x and -x are 180 degrees apart, or 0: angles between lines, which are what a subspace tells apart. For
+        features that are not negative, as averages of ReLUs are, the two are the same.
 
     Returns
     -------
     float
-        Degrees.
+        Degrees, up to 180, or 90 between lines.
 
     Raises
     ------
@@ -428,7 +431,8 @@ def intra_class_angle(features: Tensor, labels: Tensor) -> float:
         step = max(1, _BLOCK // count)
         total = 0.0
         for start in range(0, count, step):
-            angles = (own[start : start + step] @ own.mT).clamp_(-1.0, 1.0).acos_()
+            cosines = own[start : start + step] @ own.mT
+            angles = (cosines if signed else cosines.abs_()).clamp_(-1.0, 1.0).acos_()
             # A feature and itself: rounding would leave some 1e-8.
             angles.diagonal(start).zero_()
             total += float(angles.sum())

@@ -338,6 +338,7 @@ def test_angles_of_known_features() -> None:
     pairs = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0], [-3.0, 0.0]])
     assert intra_class_angle(pairs[:2], labels[:2]) == pytest.approx(90.0, abs=1e-5)
     assert intra_class_angle(pairs, labels) == pytest.approx((90.0 + 180.0) / 2, abs=1e-5)
+    assert intra_class_angle(pairs, labels, signed=False) == pytest.approx((90.0 + 0.0) / 2, abs=1e-5)
     # A class of one has no pairs.
     assert intra_class_angle(pairs[:3], labels[:3]) == pytest.approx(90.0, abs=1e-5)
 
@@ -411,12 +412,12 @@ def test_bad_features_and_labels_are_refused() -> None:
     model, x = head(), features(3, 7)
     with pytest.raises(ValueError, match=r"features must have shape \(..., 7\), got \(3, 6\)"):
         model(x[:, :6])
-    with pytest.raises(TypeError, match="floating dtype, got torch.int64"):
+    with pytest.raises(TypeError, match=r"floating dtype, got torch\.int64"):
         model(torch.ones(3, 7, dtype=torch.int64))
     for y in (torch.tensor([0, 1, 4]), torch.tensor([0, 1, -1])):
         with pytest.raises(ValueError, match="labels 'y' must be from 0 to 3"):
             model.project(x, y)
-    with pytest.raises(TypeError, match="labels must have an integer dtype, got torch.float32"):
+    with pytest.raises(TypeError, match=r"labels must have an integer dtype, got torch\.float32"):
         model.project(x, torch.zeros(3))
     with pytest.raises(ValueError, match=r"got \(3, 7\) and \(2,\)"):
         model.project(x, torch.tensor([0, 1]))
@@ -425,7 +426,7 @@ def test_bad_features_and_labels_are_refused() -> None:
 @pytest.mark.parametrize("measure", [intra_class_angle, class_separation])
 def test_bad_measurements_are_refused(measure: Any) -> None:
     x, y = features(4, 3), torch.tensor([0, 0, 1, 1])
-    with pytest.raises(TypeError, match="floating dtype, got torch.int64"):
+    with pytest.raises(TypeError, match=r"floating dtype, got torch\.int64"):
         measure(torch.ones(4, 3, dtype=torch.int64), y)
     with pytest.raises(TypeError, match="labels must have an integer dtype"):
         measure(x, y.double())
@@ -459,5 +460,5 @@ def test_bad_groups_and_heads_are_refused() -> None:
         convert_linear_head(model, "head")
     with pytest.raises(ValueError, match="got ''"):
         convert_linear_head(model[0], "")
-    with pytest.raises(TypeError, match="'1' must be an nn.Linear, got ReLU"):
+    with pytest.raises(TypeError, match=r"'1' must be an nn\.Linear, got ReLU"):
         convert_linear_head(model, "1")
