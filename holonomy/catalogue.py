@@ -105,7 +105,7 @@ PAPERS = (
         "ICCV 2023",
         "representation",
         minutes=2.0,
-        data="scikit-learn's digits",
+        data="digits",
     ),
     Paper(
         "hebbian_projection",

@@ -67,7 +67,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step both optimizers; a closure is evaluated once, before, and its value returned."""
         loss = None
         if closure is not None:

@@ -85,19 +85,21 @@ class ImageFolder:
         image_module = require("PIL.Image", "pillow")
         with image_module.open(self.files[index]) as file:
             image = file.convert("RGB")
-        box = _centre(*image.size) if draws is None else _crop(*image.size, draws)
+        box = _centre(image.size) if draws is None else _crop(image.size, draws)
         pixels = np.asarray(image.resize((self.size, self.size), image_module.Resampling.BILINEAR, box=box))
         return pixels[:, ::-1].copy() if draws is not None and draws[0] < 0.5 else pixels
 
 
-def _centre(width: int, height: int) -> tuple[float, float, float, float]:
-    side = 0.875 * min(width, height)
+def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    width, height = size
+    side = 0.875 * min(size)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
-def _crop(width: int, height: int, draws: list[float]) -> tuple[float, float, float, float]:
+def _crop(size: tuple[int, int], draws: list[float]) -> tuple[float, float, float, float]:
     """Window of random area and aspect from uniform numbers: the first of ten tries that fits, else the centre."""
+    width, height = size
     for k in range(1, 41, 4):
         area = width * height * (0.08 + 0.92 * draws[k])
         aspect = (3 / 4) * (16 / 9) ** draws[k + 1]  # log-uniform from 3/4 to 4/3
@@ -105,4 +107,4 @@ def _crop(width: int, height: int, draws: list[float]) -> tuple[float, float, fl
         if w <= width and h <= height:
             left, top = draws[k + 2] * (width - w), draws[k + 3] * (height - h)
             return left, top, left + w, top + h
-    return _centre(width, height)
+    return _centre(size)

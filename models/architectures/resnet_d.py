@@ -15,10 +15,10 @@ __all__ = ["ResNetD", "resnet50_d"]
 _EXPANSION = 4
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+def _conv(inputs: int, outputs: int, size: int, stride: int = 1, scale: float = 1.0) -> nn.Sequential:
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.constant_(norm.weight, scale)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), norm)
 
 
 class _Bottleneck(nn.Module):
@@ -27,8 +27,7 @@ class _Bottleneck(nn.Module):
         outputs = _EXPANSION * width
         self.reduce = _conv(inputs, width, 1)
         self.spatial = _conv(width, width, 3, stride)
-        self.expand = _conv(width, outputs, 1)
-        nn.init.zeros_(self.expand[1].weight)  # each block starts as its shortcut
+        self.expand = _conv(width, outputs, 1, scale=0.0)  # each block starts as its shortcut
         pool: nn.Module = nn.Identity()
         if stride > 1:
             pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)

@@ -223,7 +223,7 @@ def test_crops_have_the_area_and_aspect_asked_for() -> None:
 
     rng = np.random.default_rng(0)
     for _ in range(200):
-        left, top, right, bottom = _crop(300, 200, rng.random(41).tolist())
+        left, top, right, bottom = _crop((300, 200), rng.random(41).tolist())
         assert 0 <= left < right <= 300
         assert 0 <= top < bottom <= 200
         width, height = right - left, bottom - top

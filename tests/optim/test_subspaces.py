@@ -229,3 +229,14 @@ def test_bad_requests_are_refused() -> None:
         subspace_step(torch.empty(2, 5, 3), torch.empty(2, 5, 2), lr=0.1)
     with pytest.raises(ValueError, match="not contiguous"):
         subspace_step(torch.empty(2, 3, 5).mT, torch.empty(2, 5, 3), lr=0.1)
+
+
+def test_a_step_needs_no_memory_of_the_size_of_the_bases() -> None:
+    p = ManifoldParameter(bases(200, 100, 8, dtype=torch.float32), MANIFOLD)
+    optimizer = RiemannianSGD([p], lr=0.1, momentum=0.9, ambient_momentum=True)
+    p.grad = torch.ones_like(p)
+    optimizer.step()  # makes the buffer
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        optimizer.step()
+    allocated = sum(max(0, event.self_cpu_memory_usage) for event in profiler.key_averages())
+    assert allocated < p.nbytes / 20
