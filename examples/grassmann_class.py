@@ -420,6 +420,12 @@ CLAIMS = [
         fails=True,
     ),
     Claim(
+        "ablation, one direction of each subspace, less k = 1",
+        lambda r: _lead(r, "one direction", "k = 1", "nearest"),
+        at_least=0.03,
+        fails=True,
+    ),
+    Claim(
         "ablation, one direction of each subspace, less softmax",
         lambda r: _lead(r, "one direction", "softmax", "nearest"),
         at_least=-0.005,
