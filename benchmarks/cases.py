@@ -26,7 +26,8 @@ from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_
 from holonomy.manifolds.kernels.simplex import project_simplex
 from holonomy.manifolds.kernels.subspace_logits import subspace_logits
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
-from holonomy.optim import RiemannianAdam
+from holonomy.models.representation.grassmann_class import GrassmannClassifier, param_groups
+from holonomy.optim import RiemannianAdam, RiemannianSGD
 
 __all__ = ["CASES", "Case"]
 
@@ -223,6 +224,43 @@ def class_logits(backward: bool) -> Thunks:
     return {"holonomy": lambda: subspace_logits(x, bases), "plain torch": lambda: plain(x, bases)}
 
 
+def class_head() -> Thunks:
+    """Forward, backward and geodesic step of a head of 1000 subspaces (2048, 8), batch 64, momentum 0.9.
+
+    The peer is the method as its paper writes it: einsum, autograd, the momentum's projection, a batched SVD for the
+    geodesic, and a QR after it.
+    """
+    x = torch.randn(64, 2048, generator=_generator())
+    y = torch.randint(0, 1000, (64,), generator=_generator())
+    head = GrassmannClassifier(2048, 1000, 8)
+    head.reset_parameters(_generator())
+    optimizer = RiemannianSGD(param_groups(head, 0.1, 0.0), momentum=0.9)
+    bases = head.subspaces.detach().clone().requires_grad_()
+    buffer = torch.zeros_like(bases)
+
+    def ours() -> object:
+        optimizer.zero_grad()
+        features = x.clone().requires_grad_()
+        torch.nn.functional.cross_entropy(head(features), y).backward()
+        return optimizer.step()
+
+    def plain() -> object:
+        bases.grad = None
+        features = x.clone().requires_grad_()
+        unit = torch.nn.functional.normalize(features, dim=-1)
+        logits = 25.0 * torch.einsum("bd,cdk->bck", unit, bases).norm(dim=-1)
+        torch.nn.functional.cross_entropy(logits, y).backward()
+        with torch.no_grad():
+            buffer.mul_(0.9).add_(bases.grad)
+            g = buffer - bases @ (bases.mT @ buffer)
+            u, sigma, vh = torch.linalg.svd(g, full_matrices=False)
+            angle = (-0.1 * sigma).unsqueeze(-2)
+            bases.copy_(torch.linalg.qr((bases @ vh.mT * angle.cos() + u * angle.sin()) @ vh)[0])
+        return None
+
+    return {"holonomy": ours, "plain torch": plain}
+
+
 def hadamard(rows: int, n: int) -> Thunks:
     """Walsh-Hadamard transform."""
     x = torch.randn(rows, n, generator=_generator())
@@ -382,6 +420,14 @@ CASES = [
             flops=(1 + 2 * backward) * 2 * 64 * 1000 * 2048 * 8,
         )
         for backward in (False, True)
+    ),
+    Case(
+        "Grassmann head, 64 features, 1000 subspaces (2048, 8): forward, backward, step",
+        class_head,
+        # Bases are read for logits, gradients and the step; gradient and buffer written and read; bases written.
+        8 * 1000 * 2048 * 8 * _FLOAT,
+        flops=3 * 2 * 64 * 1000 * 2048 * 8 + 5 * 2 * 1000 * 2048 * 8 * 8,
+        wanted={"plain torch": 3.0},
     ),
     Case("Hadamard transform (1, 2^20)", lambda: hadamard(1, 1 << 20), 2 * 2**20 * _FLOAT, wanted={"plain torch": 5.0}),
     Case("Hadamard transform (1024, 1024)", lambda: hadamard(1024, 1024), 2 * 2**20 * _FLOAT),

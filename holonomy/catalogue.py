@@ -110,6 +110,9 @@ PAPERS = (
         "Get the Best of Both Worlds: Improving Accuracy and Transferability by Grassmann Class Representation",
         "ICCV 2023",
         "representation",
+        minutes=2.0,
+        data="digits",
+        seconds=6,
     ),
     Paper(
         "hebbian_projection",

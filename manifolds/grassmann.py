@@ -38,8 +38,9 @@ class Grassmann(OrthonormalColumns):
 
     Parameters
     ----------
-    retraction : {"qr", "polar"}
-        The basis that ``retr`` returns of the span of x + u. Both are Cholesky or p x p eigenvalue problems.
+    retraction : {"qr", "polar", "exp"}
+        What ``retr`` returns: a basis of the span of x + u (both are Cholesky or p x p eigenvalue problems), or
+        ``expmap``. Optimizers step by it.
     validate : bool
         See `Manifold`.
 
@@ -52,10 +53,11 @@ class Grassmann(OrthonormalColumns):
     name = "Grassmann"
     reversible = False
     exact_transport = True
-    retractions = ("qr", "polar")
+    retractions = ("qr", "polar", "exp")
 
     def __init__(self, retraction: str = "qr", *, validate: bool = False) -> None:
         super().__init__(retraction, validate=validate)
+        self.reversible = retraction == "exp"  # type: ignore[misc]  # depends on the retraction
 
     def _dimension(self, *shape: int) -> int:
         return (shape[-2] - shape[-1]) * shape[-1]
@@ -65,6 +67,11 @@ class Grassmann(OrthonormalColumns):
 
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
         return _horizontal(x, u)
+
+    def _egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        # Projected once, x^T u is (I - x^T x) x^T u: where that is not small beside the rest of u, a step along the
+        # geodesic multiplies the rounding in x by it. After two it is of second order in the rounding.
+        return _horizontal(x, _horizontal(x, u))
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (u * v).sum((-2, -1))
@@ -77,7 +84,12 @@ class Grassmann(OrthonormalColumns):
         cos, sinc, cosm1c = _turn(uu)
         return combine_orthonormal(x, cos, u, sinc, uu), _transport(x, u, v, sinc, cosm1c)
 
+    def _retr(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._expmap(x, u) if self.retraction == "exp" else super()._retr(x, u)
+
     def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        if self.retraction == "exp":
+            return self._expmap_transp(x, u, v)
         # x + u spans the point of the geodesic along u whose principal angles are arctan of the singular values of u.
         # With h = (I + u^T u)^(-1/2), its basis (x + u) h is the transported one; w is moved to the basis y.
         y = self._retr(x, u)

@@ -115,16 +115,16 @@ def curvature_of(manifold: Manifold, dtype: torch.dtype) -> float:
     return float(c.to(dtype).item() if isinstance(c, Tensor) else c)
 
 
-def _why_unfused(manifold: Manifold, tensors: Sequence[Tensor], group: dict[str, Any]) -> str | None:
-    """Say why no fused kernel steps a parameter with this state, or None."""
-    if kernel_of(manifold) is None:
+def why_unfused(manifold: Manifold, tensors: Sequence[Tensor], group: dict[str, Any], kernel: str | None) -> str | None:
+    """Say why the kernel of this name does not step a parameter with this state, or None."""
+    if kernel is None:
         return f"kernels step PoincareBall, Lorentz and Sphere of one curvature, not {manifold!r}"
     if manifold.validate:
         return "validate=True asks for the checks of the manifold's own methods"
     for option in ("differentiable", "capturable"):
         if group.get(option):
             return f"{option}=True needs torch operations"
-    return steps.obstacle(*tensors)
+    return steps.subspace_obstacle(*tensors) if kernel == "subspaces" else steps.obstacle(*tensors)
 
 
 def towards_origin(manifold: Manifold, x: Tensor) -> Tensor:
@@ -275,6 +275,10 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         """Step the parameters of a bucket as `_step_bucket` does, by a fused kernel."""
         raise NotImplementedError
 
+    def _obstacle(self, manifold: Manifold, tensors: Sequence[Tensor], group: dict[str, Any]) -> str | None:
+        """Say why no fused kernel steps a parameter with this state, or None."""
+        return why_unfused(manifold, tensors, group, kernel_of(manifold))
+
     def _is_fused(self, bucket: Bucket, group: dict[str, Any]) -> bool:
         """Whether a kernel steps the bucket: as in torch, unless `fused` or `foreach` asks for something else.
 
@@ -291,7 +295,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         # Parameters of a bucket are alike, but for their strides.
         p = next((p for p in bucket.params if not p.is_contiguous()), bucket.params[0])
         state = [t for name, t in self.state.get(p, {}).items() if name != "step" and t is not None]
-        reason = _why_unfused(bucket.manifold, (p, *state), group)
+        reason = self._obstacle(bucket.manifold, (p, *state), group)
         if asked and reason is not None:
             raise RuntimeError(
                 f"{type(self).__name__}: fused=True, but no kernel steps the parameter of shape {tuple(p.shape)} on "
@@ -364,7 +368,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             if found.manifold is None:
                 continue
             _require_decay_target(name, decay, found.manifold, p.shape)
-            reason = _why_unfused(found.manifold, (p,), group) if group["fused"] else None
+            reason = self._obstacle(found.manifold, (p,), group) if group["fused"] else None
             if reason is not None:
                 raise NotImplementedError(
                     f"{name}: no fused kernel steps the parameter {label}{' ' if label else ''}of shape "

@@ -17,7 +17,7 @@ _LAYOUTS = {
 }
 
 
-def load_cifar(path: Path | None, name: str = "cifar10") -> Labelled:
+def load_cifar(path: Path | None, name: str = "cifar10", *, coarse: bool = False) -> Labelled:
     """Load CIFAR-10 or CIFAR-100 from the files of the binary version; nothing is unpickled.
 
     Parameters
@@ -26,11 +26,13 @@ def load_cifar(path: Path | None, name: str = "cifar10") -> Labelled:
         The folder ``cifar-10-batches-bin`` or ``cifar-100-binary``, or the one that it is in.
     name : {"cifar10", "cifar100"}
         Which of the two.
+    coarse : bool
+        Give CIFAR-100's 20 coarse labels.
 
     Returns
     -------
     Labelled
-        Images (N, 3, 32, 32), float32 in [0, 1]; labels int64 (the fine ones of CIFAR-100).
+        Images (N, 3, 32, 32), float32 in [0, 1]; labels int64 (of CIFAR-100 the fine ones, unless `coarse`).
 
     Raises
     ------
@@ -38,17 +40,20 @@ def load_cifar(path: Path | None, name: str = "cifar10") -> Labelled:
         If no path is given, a file is not there, or its length is no multiple of a record's.
     """
     folder_name, train, test, label_bytes, classes = _LAYOUTS[name]
+    if coarse and name != "cifar100":
+        raise ValueError(f"load_cifar: 'coarse' needs name='cifar100', got {name!r}")
+    place, classes = (0, 20) if coarse else (label_bytes - 1, classes)
     if path is None:
         raise DataError(f"--data must name the folder {folder_name} (the binary version of the data set)")
     folder = path / folder_name if (path / folder_name).is_dir() else path
     pairs = []
     for files in (train, test):
-        parts = [_read(folder / file, label_bytes, classes) for file in files]
+        parts = [_read(folder / file, label_bytes, place, classes) for file in files]
         pairs.append((torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])))
     return Labelled(pairs[0], pairs[1], classes)
 
 
-def _read(file: Path, label_bytes: int, classes: int) -> tuple[Tensor, Tensor]:
+def _read(file: Path, label_bytes: int, place: int, classes: int) -> tuple[Tensor, Tensor]:
     if not file.is_file():
         raise DataError(f"--data: {file} is not there; wanted the binary version of CIFAR")
     raw = np.fromfile(file, dtype=np.uint8)
@@ -56,7 +61,7 @@ def _read(file: Path, label_bytes: int, classes: int) -> tuple[Tensor, Tensor]:
     if len(raw) == 0 or len(raw) % record:
         raise DataError(f"--data: {file} has {len(raw)} bytes, wanted records of {record}")
     rows = torch.from_numpy(raw.reshape(-1, record))
-    labels = rows[:, label_bytes - 1].long()
+    labels = rows[:, place].long()
     if int(labels.max()) >= classes:
         raise DataError(f"--data: {file} has the label {int(labels.max())}, wanted labels below {classes}")
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32).float() / 255, labels

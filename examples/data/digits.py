@@ -10,13 +10,15 @@ from holonomy.examples.errors import require
 TEST = 500
 
 
-def load_digits(path: Path | None = None) -> Labelled:
-    """Load the digits with a fixed stratified split: 1,297 to train, 500 to test.
+def load_digits(path: Path | None = None, test: int = TEST) -> Labelled:
+    """Load the digits with a fixed stratified split, unless told otherwise of 1,297 to train and 500 to test.
 
     Parameters
     ----------
     path : Path, optional
         The user's own images instead, an ``.npz`` as `load_arrays` reads it.
+    test : int
+        Number of test images, where no path is given.
 
     Returns
     -------
@@ -32,4 +34,4 @@ def load_digits(path: Path | None = None) -> Labelled:
         return load_arrays(path)
     bunch = require("sklearn.datasets", "scikit-learn").load_digits()
     images = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
-    return stratified(images, torch.from_numpy(bunch.target).long(), TEST, torch.Generator().manual_seed(0))
+    return stratified(images, torch.from_numpy(bunch.target).long(), test, torch.Generator().manual_seed(0))

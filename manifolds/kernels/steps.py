@@ -1,7 +1,8 @@
 """Fused optimizer steps on tables of points: which parameters a kernel steps, and the two rules, Adam and SGD.
 
 A kernel reads and writes every number of a step once, in place. It is told the manifold by name and the curvature as a
-number; points are the last dimension of contiguous tensors. The steps equal those of `holonomy.optim` in plain torch
+number; points are the last dimension of contiguous tensors. Subspaces, matrices of two dimensions, have a function of
+their own, for SGD with a momentum in ambient coordinates. The steps equal those of `holonomy.optim` in plain torch
 operations, which are the reference. Nothing here is differentiable.
 """
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
 from holonomy.manifolds.kernels.cpu.memory import flat
+from holonomy.manifolds.kernels.orthonormal import LARGEST
 
-__all__ = ["KINDS", "adam_step", "obstacle", "sgd_step"]
+__all__ = ["KINDS", "adam_step", "obstacle", "sgd_step", "subspace_obstacle", "subspace_step"]
 
 #: Manifolds that have a kernel, by the name of the kernel.
 KINDS = ("ball", "lorentz", "sphere")
@@ -169,6 +171,69 @@ def sgd_step(
         "eps": 0.0,
     }
     _run(kind, c, x, grad, buffer, None, None, index, numbers)
+
+
+def subspace_step(
+    x: Tensor,
+    grad: Tensor,
+    buffer: Tensor | None = None,
+    *,
+    first: bool = False,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> None:
+    """One step of SGD along geodesics of the Grassmann manifold, in place, on the CPU.
+
+    The momentum b <- momentum b + (1 - dampening) grad is kept in ambient coordinates. With u = -lr b the bases move
+    to exp(x, u - x x^T u), whose Newton-Schulz step keeps them orthonormal. Room for two matrices a thread is all that
+    a step needs.
+
+    Parameters
+    ----------
+    x : Tensor
+        Bases, (..., n, p) with p up to 32, float32 or float64, contiguous.
+    grad : Tensor
+        Euclidean gradient, in the shape of `x`.
+    buffer : Tensor, optional
+        Momentum, in the shape of `x`: zeros at the `first` step. None for momentum 0.
+    first : bool
+        Whether the buffer becomes the gradient itself, without dampening.
+
+    Raises
+    ------
+    ValueError
+        Where a shape, dtype or layout is not the one named here.
+    """
+    given = {"x": x} | ({} if buffer is None else {"buffer": buffer})
+    reason = subspace_obstacle(*given.values())
+    if reason is not None:
+        raise ValueError(f"kernels.steps: no kernel steps 'x' of shape {tuple(x.shape)}: {reason}")
+    for name, tensor in (*given.items(), ("grad", grad)):
+        if tensor.shape != x.shape or tensor.dtype != x.dtype or tensor.device != x.device:
+            raise ValueError(
+                f"kernels.steps: {name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}, "
+                f"wanted {tuple(x.shape)} and {x.dtype}, on {x.device}"
+            )
+    keep, take = (0.0, 1.0) if first else (momentum, 1.0 - dampening)
+    rate, direct = (0.0, -lr) if buffer is None else (-lr * momentum if nesterov else -lr, -lr if nesterov else 0.0)
+    if x.numel():
+        kernels = importlib.import_module("holonomy.manifolds.kernels.cpu.orthonormal")
+        kernels.geodesic_step(x, grad.contiguous(), buffer, [-1.0 if maximize else 1.0, keep, take, rate, direct])
+        if not x.is_inference():
+            torch.autograd.graph.increment_version(x)
+
+
+def subspace_obstacle(*tensors: Tensor) -> str | None:
+    """Say why `subspace_step` does not take bases and what belongs to them, or None."""
+    first = tensors[0]
+    if first.device.type != "cpu":
+        return f"it is on {first.device}, and the kernel of subspaces runs on the CPU"
+    if first.ndim < 2 or not 1 <= first.shape[-1] <= LARGEST:
+        return f"its shape is {tuple(first.shape)}, wanted (..., n, p) with p from 1 to {LARGEST}"
+    return obstacle(*tensors)
 
 
 def _bias_correction(beta: float, step: float) -> float:

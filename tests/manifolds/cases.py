@@ -282,7 +282,7 @@ def _grassmann(n: int, p: int, retraction: str) -> Case:
         curvature=(0.0, 2.0) if min(p, n - p) > 1 else (1.0, 1.0),
         reach=1.5,
         # With a basis that follows the subspace, x + u is a geodesic at the speed of arctan: of second order.
-        retraction_order=2,
+        retraction_order=None if retraction == "exp" else 2,
         distances=(*distances, (first, slanted, 0.25 * math.pi * math.sqrt(p))),
         invalid_shapes=((), (3,), (2, 3), (3, 0)),
         invalid_points=(2.0 * eye[:, :p], 0.0 * eye[:, :p]),
@@ -368,6 +368,7 @@ CASES: tuple[Case, ...] = (
     _stiefel(4, 1, "canonical", "polar"),
     _grassmann(5, 2, "qr"),
     _grassmann(5, 2, "polar"),
+    _grassmann(5, 2, "exp"),
     _grassmann(4, 1, "qr"),
     _poincare(3, 1.0),
     _poincare(2, 0.1),

@@ -254,7 +254,8 @@ def test_logarithm_and_transport_differentiate_twice(case: str) -> None:
 def test_transport_along_a_retraction_is_parallel_to_its_end(retraction: str, n: int, p: int) -> None:
     manifold = Grassmann(retraction)
     x = _point(6, n, p)
-    u, v = _tangent(x, 3.0), _tangent(x, seed=2)
+    # Principal angles below pi/2, to which the other retractions turn any u: the geodesic is then the shortest.
+    u, v = _tangent(x, 0.3 if retraction == "exp" else 3.0), _tangent(x, seed=2)
     y, w = manifold.retr_transp(x, u, v)
     _assert_close(y.mT @ w, 0.0)
     _assert_close(w, manifold.transp(x, y, v))
@@ -277,12 +278,11 @@ def test_transport_does_not_depend_on_the_basis_of_the_target() -> None:
     "retraction", ["qr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("polar", "exp"))]
 )
 def test_ten_thousand_float32_steps_stay_orthonormal(retraction: str) -> None:
-    manifold = MANIFOLD if retraction == "exp" else Grassmann(retraction)
-    step = manifold.expmap if retraction == "exp" else manifold.retr
+    manifold = Grassmann(retraction)
     generator = _generator()
     x = manifold.random(16, 4, generator=generator)
     for _ in range(10_000):
-        x = step(x, 0.1 * manifold.random_tangent(x, generator=generator))
+        x = manifold.retr(x, 0.1 * manifold.random_tangent(x, generator=generator))
     assert gram_gap(x) < 1e-6
 
 
@@ -329,5 +329,7 @@ def test_hessian_equals_pymanopt() -> None:
 
 
 def test_rejects_an_unknown_retraction() -> None:
-    with pytest.raises(ValueError, match=r"Grassmann: 'retraction' must be one of \('qr', 'polar'\), got 'exp'"):
-        Grassmann("exp")
+    with pytest.raises(
+        ValueError, match=r"Grassmann: 'retraction' must be one of \('qr', 'polar', 'exp'\), got 'cayley'"
+    ):
+        Grassmann("cayley")

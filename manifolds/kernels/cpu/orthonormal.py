@@ -34,7 +34,7 @@ from holonomy.manifolds.kernels.cpu.matrices import (
 )
 from holonomy.manifolds.kernels.cpu.memory import flat
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "geodesic_step"]
 
 _SHARE = 64
 
@@ -184,33 +184,39 @@ def _scratch(a, slots, p):  # type: ignore[no-untyped-def]
     return np.empty(slots * size), np.empty(size, a.dtype), np.empty(size, a.dtype), np.empty(8 * p, a.dtype)
 
 
+@inline
+def _exp(y, y0, x, x0, u, u0, n, p, w, left, right):  # type: ignore[no-untyped-def]
+    """y = exp(x, u) for one matrix; `w` has 16 slots and two for each doubling, and more are made where needed."""
+    size = pitch(p) * pitch(p)
+    xx, uu, a, out, levels = 0, size, 2 * size, 5 * size, 9 * size
+    clear(w, xx, p)
+    clear(w, uu, p)
+    for r in range(0, n, BLOCK):
+        rows = min(BLOCK, n - r)
+        add_gram(x, x0 + r * p, x, x0 + r * p, rows, p, w, xx)
+        add_gram(u, u0 + r * p, u, u0 + r * p, rows, p, w, uu)
+    count = _doublings(frobenius(w, uu, p))
+    if (15 + 2 * count) * size > w.size:
+        fresh = np.empty((15 + 2 * count) * size)
+        fresh[: 2 * size] = w[: 2 * size]
+        w = fresh
+    for at in range(size):
+        w[a + at] = w[uu + at]
+    cos, sinc = _turn(w, a, levels, count, p)
+    _correction(w, cos, sinc, xx, uu, out, p)
+    matmul(w, a, cos, out, p)
+    matmul(w, a + size, sinc, out, p)
+    copy_narrow(w, a, left, p)
+    copy_narrow(w, a + size, right, p)
+    combine_rows(y, y0, x, x0, left, u, u0, right, n, p)
+
+
 @kernel
 def _exp_forward(x, u, y, factor, n, p, unused, low, high):  # type: ignore[no-untyped-def]
-    size = pitch(p) * pitch(p)
     w, left, right, _ = _scratch(x, 16 + 2 * _DOUBLINGS, p)
-    xx, uu, a, out, levels = 0, size, 2 * size, 5 * size, 9 * size
     for m in range(low // _SHARE, high // _SHARE):
         start = m * n * p
-        clear(w, xx, p)
-        clear(w, uu, p)
-        for r in range(0, n, BLOCK):
-            rows, at = min(BLOCK, n - r), start + r * p
-            add_gram(x, at, x, at, rows, p, w, xx)
-            add_gram(u, at, u, at, rows, p, w, uu)
-        count = _doublings(frobenius(w, uu, p))
-        if (15 + 2 * count) * size > w.size:
-            fresh = np.empty((15 + 2 * count) * size)
-            fresh[: 2 * size] = w[: 2 * size]
-            w = fresh
-        for at in range(size):
-            w[a + at] = w[uu + at]
-        cos, sinc = _turn(w, a, levels, count, p)
-        _correction(w, cos, sinc, xx, uu, out, p)
-        matmul(w, a, cos, out, p)
-        matmul(w, a + size, sinc, out, p)
-        copy_narrow(w, a, left, p)
-        copy_narrow(w, a + size, right, p)
-        combine_rows(y, start, x, start, left, u, start, right, n, p)
+        _exp(y, start, x, start, u, start, n, p, w, left, right)
 
 
 @kernel
@@ -490,6 +496,54 @@ def _project_backward(g, x, u, y, factor, dx, du, n, p, half, low, high):  # typ
         combine_rows(dx, start, g, start, left, u, start, right, n, p)
 
 
+# -- steps of an optimizer -----------------------------------------------------------------------------------------
+
+
+@inline
+def _velocity(g, buffer, start, numbers, u, count):  # type: ignore[no-untyped-def]
+    """u = rate b + direct g for one matrix, after b <- keep b + take g; an empty buffer is not there."""
+    sign, keep, take, rate, direct = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    if buffer.size == 0:
+        for i in range(count):
+            u[i] = direct * sign * g[start + i]
+        return
+    for i in range(count):
+        d = sign * g[start + i]
+        b = keep * buffer[start + i] + take * d
+        buffer[start + i] = b
+        u[i] = rate * b + direct * d
+
+
+@kernel
+def _step_forward(x, g, buffer, numbers, n, p, low, high):  # type: ignore[no-untyped-def]
+    """x <- exp(x, u - x x^T u), in place: a matrix at a time, with room for two of them.
+
+    u - x (2 I - x^T x) x^T u is what projecting twice gives, but for the square of the rounding in x.
+    """
+    w, left, right, _ = _scratch(x, 16 + 2 * _DOUBLINGS, p)
+    one = np.empty_like(left)
+    size = pitch(p) * pitch(p)
+    u, v = np.empty(n * p, x.dtype), np.empty(n * p, x.dtype)
+    for m in range(low // _SHARE, high // _SHARE):
+        start = m * n * p
+        _velocity(g, buffer, start, numbers, u, n * p)
+        identity(w, 0, 1.0, p)
+        copy_narrow(w, 0, one, p)
+        for slot in range(0, 3 * size, size):
+            clear(w, slot, p)
+        for r in range(0, n, BLOCK):
+            rows, at = min(BLOCK, n - r), start + r * p
+            add_gram(x, at, u, r * p, rows, p, w, 0)
+            add_gram(x, at, x, at, rows, p, w, size)
+        add_scaled(w, 2 * size, -2.0, 0, p)
+        add_product(w, 2 * size, 1.0, size, 0, p)
+        copy_narrow(w, 2 * size, left, p)
+        combine_rows(v, 0, x, start, left, u, 0, one, n, p)
+        _exp(u, 0, x, start, v, 0, n, p, w, left, right)
+        for i in range(n * p):
+            x[start + i] = u[i]
+
+
 # -- the way in ----------------------------------------------------------------------------------------------------
 
 _KERNELS = {
@@ -504,12 +558,21 @@ _KERNELS = {
 def _run(function: Any, name: str, x: Tensor, tensors: tuple[Tensor, ...]) -> None:
     """Call a kernel on flat views of contiguous tensors, over all matrices of a batch."""
     n, p = x.shape[-2:]
-    batch = x.numel() // (n * p)
     number = float(name == "project_half") if name.startswith("project") else torch.finfo(x.dtype).eps
-    # Fifty microseconds of work, at a pessimistic rate of arithmetic for tall matrices and for small ones.
-    grain = max(1, round(_SHARE * 50.0 / (n * p * p / 5e3 + 0.01 * p**3)))
     arrays = [flat(t) for t in tensors]
-    parallel(function, _SHARE * batch, grain, *arrays, n, p, number)
+    parallel(function, _SHARE * (x.numel() // (n * p)), _grain(n, p), *arrays, n, p, number)
+
+
+def _grain(n: int, p: int) -> int:
+    # Fifty microseconds of work, at a pessimistic rate of arithmetic for tall matrices and for small ones.
+    return max(1, round(_SHARE * 50.0 / (n * p * p / 5e3 + 0.01 * p**3)))
+
+
+def geodesic_step(x: Tensor, grad: Tensor, buffer: Tensor | None, numbers: list[float]) -> None:
+    """Step contiguous bases x (..., n, p) in place, by the numbers sign, keep, take, rate, direct of `_velocity`."""
+    n, p = x.shape[-2:]
+    tensors = (x, grad, x.new_empty(0) if buffer is None else buffer, torch.tensor(numbers, dtype=x.dtype))
+    parallel(_step_forward, _SHARE * (x.numel() // (n * p)), _grain(n, p), *map(flat, tensors), n, p)
 
 
 def forward(name: str, x: Tensor, u: Tensor, saved: int) -> tuple[Tensor, Tensor]:

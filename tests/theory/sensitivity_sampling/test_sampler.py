@@ -31,7 +31,7 @@ def test_every_rule_is_unbiased(method: str, p: float) -> None:
     x = np.random.default_rng(2).standard_normal(4)
     sampler = RowSampler(method, p=p, size=40, random_state=np.random.default_rng(3)).fit(A)
     ratios = [(np.abs(sampler.transform(A) @ x) ** p).sum() / (np.abs(A @ x) ** p).sum() for _ in range(2000)]
-    # Four standard errors, as the brief has it.
+    # Four standard errors.
     assert abs(np.mean(ratios) - 1.0) < 4 * np.std(ratios) / 2000**0.5
 
 

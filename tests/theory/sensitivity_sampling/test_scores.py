@@ -101,7 +101,7 @@ def test_l1_sensitivities_solve_the_linear_programme(seed: int) -> None:
     exact = np.array([1.0 / by_programme(A, i) for i in range(60)])
     # The certificate's gap is 1e-9; HiGHS is feasible to 1e-7.
     np.testing.assert_allclose(lp_sensitivities(A, 1.0), exact, rtol=1e-6)
-    # The brief's bound of what reweighted least squares reaches.
+    # What reweighted least squares reaches at p = 1.
     np.testing.assert_allclose(lp_sensitivities(A, 1.0, method="irls"), exact, rtol=1e-3)
 
 
@@ -132,7 +132,7 @@ def test_leverage_scores_are_the_sensitivities_of_two() -> None:
 def test_sandwich_of_lewis_weights(p: float, spread: float) -> None:
     A = uneven(120, 5, 7, spread)
     s, w, factor = lp_sensitivities(A, p), lewis_weights(A, p), 5 ** (p / 2 - 1)
-    # The brief's tolerance.
+    # Iterations end at a relative change of this size.
     assert (s >= min(factor, 1.0) * w * (1 - 1e-6)).all()
     assert (s <= max(factor, 1.0) * w * (1 + 1e-6)).all()
     if p <= 2:

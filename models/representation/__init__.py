@@ -1,0 +1,1 @@
+"""Representations: features that are learned for what comes after them."""
