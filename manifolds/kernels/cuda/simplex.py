@@ -27,7 +27,7 @@ def _entry(dtype: torch.dtype, threads: int) -> tuple[str, str]:
 def entries(dtype: torch.dtype) -> dict[str, str]:
     """Names of kernels of a dtype, and the lines that instantiate them: of the row maps, two of their paths."""
     names = ["project_back", *(name + suffix for name in MAPS for suffix in ("", "_back"))]
-    rows = [run.entry("simplex", name, dtype, *path) for name in names for path in ((run.widest(dtype), 1), (1, 0))]
+    rows = [run.entry("simplex", name, dtype, *path) for name in names for path in ((run.widest(dtype), 2), (1, 0))]
     return dict([*rows, *(_entry(dtype, threads) for threads in _THREADS)])
 
 

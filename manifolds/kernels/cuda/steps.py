@@ -20,7 +20,9 @@ _THREADS = 256
 def longest(*tensors: Tensor) -> int:
     """Most numbers of a row that the lanes of a warp hold, for rows as long as those of a point and its moments."""
     x = tensors[0]
-    return 32 * 4 * load_width(x.shape[-1], widest(x.dtype), aligned(*(t for t in tensors if t.shape == x.shape)))
+    # Memory of a device begins at multiples of more than 16 bytes; what has no memory yet has an offset, too.
+    whole = all(t.storage_offset() * t.element_size() % 16 == 0 for t in tensors if t.shape == x.shape)
+    return 32 * 4 * load_width(x.shape[-1], widest(x.dtype), whole)
 
 
 def entry(kind: str, dtype: torch.dtype, width: int, held: int) -> tuple[str, str]:
