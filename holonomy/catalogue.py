@@ -84,7 +84,15 @@ PAPERS = (
         "arXiv 2017",
         "search",
     ),
-    Paper("deep_learning_theory", "The Principles of Deep Learning Theory", "Cambridge UP 2022", "theory"),
+    Paper(
+        "deep_learning_theory",
+        "The Principles of Deep Learning Theory",
+        "Cambridge UP 2022",
+        "theory",
+        minutes=1.5,
+        data="ensembles of random networks",
+        seconds=15,
+    ),
     Paper(
         "diffscaler",
         "Diffscaler: Enhancing the Generative Prowess of Diffusion Transformers",

@@ -22,7 +22,19 @@ FAMILIES = {
 
 
 #: Modules of theory that several papers use, and the library's own checks.
-SHARED = {"charts", "check", "figure", "geometry", "gram", "ntk", "spectra", "statistics"}
+SHARED = {
+    "activations",
+    "charts",
+    "check",
+    "ensembles",
+    "figure",
+    "gaussian",
+    "geometry",
+    "gram",
+    "ntk",
+    "spectra",
+    "statistics",
+}
 
 
 def modules(package: object) -> set[str]:

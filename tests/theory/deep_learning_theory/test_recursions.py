@@ -1,0 +1,117 @@
+"""Kernels, tangent kernels and fluctuations: closed solutions, symmetries, and widths that differ."""
+
+import math
+
+import pytest
+import torch
+
+from holonomy.theory.activations import leaky_relu, monomial
+from holonomy.theory.deep_learning_theory import (
+    critical_point,
+    fluctuation_recursion,
+    kernel_recursion,
+    ntk_recursion,
+    susceptibilities,
+)
+from holonomy.theory.ntk import fc_kernels
+
+
+def test_relu_at_criticality_has_the_closed_solutions() -> None:
+    stats = fluctuation_recursion("relu", [8, *[64] * 8], 0.0, 2.0, 1.0, 1.0)
+    for layer, s in enumerate(stats, 1):
+        assert pytest.approx(2.0, rel=1e-13) == s.K
+        assert s.Theta == pytest.approx(2.0 * layer, rel=1e-12)
+        assert pytest.approx(20.0 * (layer - 1), rel=1e-12) == s.V
+        assert pytest.approx(4.0 * layer * (layer - 1), rel=1e-12) == s.F
+        assert pytest.approx(8.0 * (layer - 1) * layer * (2 * layer - 1) / 6, rel=1e-12) == s.B
+    assert [round(s.A, 9) for s in stats[1:5]] == [13.0, 61.0, 166.0, 350.0]
+    assert [round(s.D, 9) for s in stats[1:5]] == [14.0, 42.0, 84.0, 140.0]
+
+
+def test_tanh_has_the_published_numbers() -> None:
+    stats = fluctuation_recursion("tanh", [8, *[64] * 5], 0.0, 1.0, 1.0, 1.0)[1:]
+    table = {
+        "K": (0.3943, 0.2365, 0.1667, 0.1279),
+        "V": (0.0975, 0.0678, 0.0502, 0.0394),
+        "F": (0.150, 0.209, 0.259, 0.306),
+        "A": (0.169, 0.459, 0.987, 1.845),
+    }
+    for name, values in table.items():
+        # To the digits that are known.
+        assert [getattr(s, name) for s in stats] == pytest.approx(values, abs=6e-4 if name in "FA" else 1.5e-4)
+
+
+def test_each_layer_brings_its_own_width() -> None:
+    """For linear networks V/n_(l-1) is K^2 sum 2/n_k, whatever the order of the widths."""
+    widths = [4, 16, 64, 32, 5]
+    stats = fluctuation_recursion("linear", widths, 0.0, 1.0, 1.0, 1.0)
+    for layer, s in enumerate(stats):
+        wanted = sum(2.0 / n for n in widths[1 : layer + 1])
+        assert s.V / widths[layer] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_kernels_of_several_inputs_are_those_of_relu_networks() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernels = kernel_recursion("relu", 3, 0.1, 1.8, x @ x.mT / 4.0)
+    tangents = ntk_recursion("relu", 3, 0.1, 1.8, x @ x.mT / 4.0, lambda_b=0.1, lambda_W=1.8)
+    nngp, ntk = fc_kernels(x, depth=2, sigma_w2=1.8, sigma_b2=0.1)
+    assert torch.allclose(kernels[-1], nngp, rtol=1e-9)  # type: ignore[arg-type]
+    assert torch.allclose(tangents[-1], ntk, rtol=1e-9)  # type: ignore[arg-type]
+    for matrix in (kernels[-1], tangents[-1]):
+        assert float(torch.linalg.eigvalsh(matrix).min()) > 0.0  # type: ignore[arg-type]
+    order = torch.tensor([2, 0, 1])
+    turned = kernel_recursion("relu", 3, 0.1, 1.8, (x @ x.mT / 4.0)[order][:, order])
+    assert torch.allclose(turned[-1], kernels[-1][order][:, order], rtol=1e-9)  # type: ignore[index, arg-type]
+    assert kernel_recursion("relu", 3, 0.1, 1.8, 1.0)[0] == pytest.approx(1.9)
+
+
+def test_h_is_the_derivative_of_chi_perp() -> None:
+    step = 1e-4
+    for act in ("tanh", "gelu", "sin"):
+        low, high = (susceptibilities(act, 1.0 + s, 1.3)[1] for s in (-step, step))
+        assert susceptibilities(act, 1.0, 1.3)[2] == pytest.approx((high - low) / (2 * step), rel=1e-6)
+
+
+def test_critical_points() -> None:
+    for act, C_b, C_W, K in (
+        ("relu", 0.0, 2.0, math.nan),
+        ("linear", 0.0, 1.0, math.nan),
+        ("tanh", 0.0, 1.0, 0.0),
+        ("sin", 0.0, 1.0, 0.0),
+        ("gelu", 0.17292239, 1.98305826, (3.0 + 17.0**0.5) / 2.0),
+        ("swish", 0.55514317, 1.98800468, 14.32017362),
+    ):
+        found = critical_point(act)
+        assert (found.C_b, found.C_W) == pytest.approx((C_b, C_W), abs=1e-7)
+        assert found.K_star == pytest.approx(K, rel=1e-7, nan_ok=True)
+    gelu = critical_point("gelu")
+    assert susceptibilities("gelu", gelu.K_star, gelu.C_W)[:2] == pytest.approx((1.0, 1.0), abs=1e-10)
+    assert kernel_recursion("gelu", 2, gelu.C_b, gelu.C_W, (gelu.K_star - gelu.C_b) / gelu.C_W)[1] == pytest.approx(
+        gelu.K_star, rel=1e-10
+    )
+    for name in ("sigmoid", "softplus", monomial(2), monomial(3)):
+        assert critical_point(name).universality_class == "none"
+        with pytest.raises(ValueError, match="has no critical initialisation"):
+            critical_point(name, strict=True)
+    assert pytest.approx(2.0 / 1.01) == critical_point(leaky_relu(0.1)).C_W
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: kernel_recursion("relu", 0, 0.0, 2.0, 1.0), "'depth' must be at least 1"),
+        (lambda: kernel_recursion("relu", 1, -1.0, 2.0, 1.0), "C_b >= 0"),
+        (lambda: kernel_recursion("relu", 1, 0.0, 0.0, 1.0), "C_W > 0"),
+        (lambda: kernel_recursion("relu", 1, 0.0, 2.0, -1.0), "'K0' must be at least 0"),
+        (lambda: susceptibilities("relu", 0.0, 2.0), "'K' must be positive"),
+        (lambda: fluctuation_recursion("relu", [4], 0.0, 2.0, 1.0, 1.0), "'widths'"),
+        (lambda: fluctuation_recursion("relu", [4, 0], 0.0, 2.0, 1.0, 1.0), "'widths'"),
+        (
+            lambda: fluctuation_recursion("relu", [4, 4], 0.0, 2.0, [1.0, 1.0], 1.0),
+            "'lambda_b' must be one number or 1",
+        ),
+    ],
+)
+def test_bad_arguments(call: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()  # type: ignore[operator]
