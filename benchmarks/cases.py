@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.poincare_resnet import training_steps
 from holonomy.manifolds import Grassmann, Lorentz, Manifold, ManifoldParameter, PoincareBall, Sphere, Stiefel, kernels
+from holonomy.manifolds.hyperbolic import Hyperbolic
 from holonomy.manifolds.kernels.birkhoff import birkhoff_proju
 from holonomy.manifolds.kernels.hadamard import hadamard_transform
 from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_loop
@@ -196,6 +197,17 @@ def row_op(ours: Manifold, peer: geoopt.Manifold, name: str, backward: bool, *si
     return thunks
 
 
+def midpoint(ours: Hyperbolic, backward: bool, *size: int) -> Thunks:
+    """Weighted midpoint of all rows; geoopt has the ball's."""
+    x, w = ours.random(*size, generator=_generator()), torch.rand(size[:-1], generator=_generator())
+    make = _backward if backward else lambda f, *t: lambda: f(*t)
+    mine = make(ours.weighted_midpoint, x, w)
+    thunks = {"holonomy": mine, "plain torch": _reference(mine)}
+    if isinstance(ours, PoincareBall):
+        thunks["geoopt"] = make(geoopt.PoincareBall().weighted_midpoint, x, w)
+    return thunks
+
+
 def simplex_projection(rows: int, n: int) -> Thunks:
     """Euclidean projection to the probability simplex, against the usual way by sorting."""
     x = torch.randn(rows, n, generator=_generator())
@@ -285,6 +297,19 @@ def _row_cases() -> list[Case]:
                 label = f"{ours.name} {name} {size} {'forward+backward' if backward else 'forward'}"
                 moved = 2 * n + (name != "dist") * n + backward * 5 * n
                 cases.append(Case(label, functools.partial(row_op, ours, peer, name, backward, *size), moved))
+    return cases
+
+
+def _hyperbolic_cases() -> list[Case]:
+    """Operations of whole batches of hyperbolic points."""
+    cases = []
+    for size in ((100_000, 16), (4096, 512)):
+        n = size[0] * size[1] * _FLOAT
+        for backward in (False, True):
+            way = f"{size} {'forward+backward' if backward else 'forward'}"
+            for ours in (PoincareBall(), Lorentz()):
+                build = functools.partial(midpoint, ours, backward, *size)
+                cases.append(Case(f"{ours.name} weighted midpoint {way}", build, (1 + 2 * backward) * n))
     return cases
 
 
@@ -392,4 +417,5 @@ CASES = [
         wanted={"plain torch": 5.0},
     ),
     *_row_cases(),
+    *_hyperbolic_cases(),
 ]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from holonomy.manifolds.curvature import root
 from holonomy.manifolds.functions import arsinhc, tanhc
+from holonomy.manifolds.kernels.midpoint import LiftedSum
 from holonomy.manifolds.kernels.operators import fused
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "expmap_inside",
     "gap",
     "gyration",
+    "lifted_sum",
     "logmap",
     "logmap0",
     "midpoint",
@@ -45,6 +47,7 @@ __all__ = [
     "safe_sqrt",
     "shrink_to",
     "transport",
+    "wider",
 ]
 
 
@@ -241,14 +244,32 @@ def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> tuple[Tensor, Tensor]
     return torch.asinh(sine) / root(c), length
 
 
-def midpoint(x: Tensor, w: Tensor, axes: list[int], c: Any) -> Tensor:
-    """Weighted midpoint over `axes`, which are kept: half the gyrovector sum(w l x) / sum(w (l - 1)), l = 2/g."""
-    factor = 2.0 / gap(x, c)
-    space = (w * factor * x).sum(axes, keepdim=True)
-    time = (w * (factor - 1.0)).sum(axes, keepdim=True)
+def _lifted_sum(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> tuple[Tensor, Tensor]:
+    """Sums over `axes`, which are kept, of w (l - 1) and w l x, l = 2/g: time and space on the unit hyperboloid."""
+    wide, c = wider(x, c)
+    weight = 1.0 if w is None else w.unsqueeze(-1).to(wide.dtype)
+    factor = 2.0 / gap(wide, c)
+    return (weight * (factor - 1.0)).sum(axes, keepdim=True), (weight * factor * wide).sum(axes, keepdim=True)
+
+
+def wider(x: Tensor, c: Any) -> tuple[Tensor, Any]:
+    """Points and curvature in the dtype of sums of distant points, which cancel."""
+    x = x.double() if _has_wide(x) else x
+    return x, c.to(x.dtype) if isinstance(c, Tensor) else c
+
+
+lifted_sum = LiftedSum("ball", True, _lifted_sum)
+
+
+def midpoint(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> Tensor:
+    """Weighted midpoint over `axes`, which are kept: half the gyrovector sum(w l x) / sum(w (l - 1)), l = 2/g.
+
+    In float64 for float32 points, where the device has it.
+    """
+    time, space = lifted_sum(x, w, axes, c)
     # The mass of (time, space) on the hyperboloid; a floor at rounding, because a sum of distant points cancels.
-    floor = (torch.finfo(x.dtype).eps * time).square()
-    mass = torch.maximum(time.square() - c * _square(space), floor)
+    floor = (torch.finfo(time.dtype).eps * time).square()
+    mass = torch.maximum(time.square() - _same(c, time) * _square(space), floor)
     total = time + torch.copysign(safe_sqrt(mass), time)
     empty = total == 0
     return torch.where(empty, torch.zeros_like(space), space / torch.where(empty, torch.ones_like(total), total))

@@ -150,7 +150,7 @@ class PoincareBall(Hyperbolic):
     def _antipode(self, x: Tensor) -> Tensor:
         return -x
 
-    def _midpoint(self, x: Tensor, w: Tensor, axes: list[int]) -> Tensor:
+    def _midpoint(self, x: Tensor, w: Tensor | None, axes: list[int]) -> Tensor:
         return gyrovector.midpoint(x, w, axes, self._c(x))
 
     # -- random points ---------------------------------------------------------------------------------------------
