@@ -230,18 +230,16 @@ def dist2(x: Tensor, y: Tensor, c: Any) -> Tensor:
     return 4.0 / c * q * arsinhc(q).square()
 
 
-def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-    """Signed distance from x to the hyperplane through p with normal a, and the length of a; both keep the axis.
-
-    A normal of length 0 gives distance 0.
-    """
+@fused("ball", 3, result="s")
+def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> Tensor:
+    """Signed distance from x to the hyperplane through p with normal a; keeps the axis. 0 for a normal of length 0."""
     h = x - p
     g = gap(p, c)
     length = safe_sqrt(_square(a))
     safe = torch.where(length == 0, torch.ones_like(length), length)
     across = ((g * h - c * _square(h) * p) * a).sum(-1, keepdim=True)
     sine = 2.0 * root(c) * across / (g * gap(x, c) * safe)
-    return torch.asinh(sine) / root(c), length
+    return torch.asinh(sine) / root(c)
 
 
 def _lifted_sum(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> tuple[Tensor, Tensor]:

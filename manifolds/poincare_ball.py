@@ -347,9 +347,11 @@ class PoincareBall(Hyperbolic):
         """
 
         def dist2plane(x: Tensor, p: Tensor, a: Tensor) -> Tensor:
-            distance, length = gyrovector.dist2plane(x, p, a, self._c(x))
+            distance = gyrovector.dist2plane(x, p, a, self._c(x))
             distance = distance if signed else distance.abs()
-            return (distance * length if scaled else distance).squeeze(-1)
+            if scaled:
+                distance = distance * safe_sqrt(a.square().sum(-1, keepdim=True))
+            return distance.squeeze(-1)
 
         return self._scalar(dim, keepdim, dist2plane, x=x, p=p, a=a)
 

@@ -121,7 +121,8 @@ class LiftedSum:
         saved = iter(ctx.saved_tensors)
         tensors = [next(saved) if is_there else None for is_there in ctx.given]
         direct = not torch.is_grad_enabled() and not dispatch.is_observed(g, *ctx.saved_tensors)
-        gx, gw, gc = (self._run_back if direct else self._backward)(g, *tensors, ctx.k)
+        pull: Any = self._run_back if direct else self._backward
+        gx, gw, gc = pull(g, *tensors, ctx.k)
         return gx, gw if ctx.given[1] else None, gc if ctx.given[2] else None, None
 
     def _pull_back(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,6 +8,7 @@ or would hold a factor g at its floor.
 
 import math
 
+from holonomy.manifolds.kernels.cpu.channels import arsinh
 from holonomy.manifolds.kernels.cpu.even import (
     arsinh_root,
     arsinhc,
@@ -34,6 +35,8 @@ __all__ = [
     "dist",
     "dist2",
     "dist2_back",
+    "dist2plane",
+    "dist2plane_back",
     "dist_back",
     "expmap",
     "expmap0",
@@ -541,6 +544,80 @@ def transport_back(x, sx, y, sy, v, sv, g, sg, gx, gy, gv, gc, sgc, hard, c, d, 
     outs, results = ((pointer(gx), pointer(gy), pointer(gv)), (d, d, d)), ((pointer(gc),), (sgc,))
     stages = (_transport_back_products, _transport_back_stage, _transport_back_blend)
     sweep(*stages, ins, outs, _NONE, results, pointer(hard), 0, c, d, lo, hi)
+
+
+# -- distance to a hyperplane --------------------------------------------------------------------------------------
+
+
+@inline
+def _plane_products(v, k):  # type: ignore[no-untyped-def]
+    h = v[0] - v[1]
+    x, p = widen(v[0]), widen(v[1])
+    return x * x, p * p, h * h, h * v[2], v[1] * v[2], v[2] * v[2]
+
+
+@inline
+def _plane_sine(s, i, c, like):  # type: ignore[no-untyped-def]
+    """What the distance is the inverse hyperbolic sine of, with the factors of its denominator."""
+    gx, gp = _gap(s, SUM, i, c, like), _gap(s, SUM + 1, i, c, like)
+    aa = get(s, SUM + 5, i, like)
+    length = sqrt(select(aa == 0.0, 1.0, aa))
+    across = gp * get(s, SUM + 3, i, like) - c * get(s, SUM + 2, i, like) * get(s, SUM + 4, i, like)
+    return 2.0 * math.sqrt(c) * across / (gp * gx * length), gx, gp, length
+
+
+@inline
+def _plane_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    sine, _, _, _ = _plane_sine(s, i, c, like)
+    angle, _ = arsinh(sine)
+    put(s, RESULT, i, angle / math.sqrt(c))
+
+
+@kernel
+def dist2plane(x, sx, p, sp, a, sa, r, hard, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """Signed distances of the rows x to the hyperplanes through the rows p with the normals a."""
+    ins, results = ((pointer(x), pointer(p), pointer(a)), (sx, sp, sa)), ((pointer(r),), (1,))
+    sweep(_plane_products, _plane_stage, _no_blend, ins, _NONE, _NONE, results, pointer(hard), 0, c, d, lo, hi)
+
+
+@inline
+def _plane_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    sine, gx, gp, length = _plane_sine(s, i, c, like)
+    _mark_edge(s, i, gx, gp)
+    xx, pp, hh = get(s, SUM, i, like), get(s, SUM + 1, i, like), get(s, SUM + 2, i, like)
+    ha, pa = get(s, SUM + 3, i, like), get(s, SUM + 4, i, like)
+    flat = get(s, SUM + 5, i, like) == 0.0
+    g, rc = get(s, GIVEN, i, like), math.sqrt(c)
+    angle, stretch = arsinh(sine)
+    d_sine = g / (rc * stretch)
+    d_across = d_sine * (2.0 * rc) / (gp * gx * length)
+    d_gx, d_gp = -(d_sine * sine) / gx, d_across * ha - d_sine * sine / gp
+    d_hh = -(d_across * c * pa)
+    explicit = d_sine * sine * 0.5 / c - d_across * hh * pa - g * angle * 0.5 / (c * rc)
+    put(s, RESULT, i, explicit - xx * d_gx - pp * d_gp)
+    put(s, COEF, i, d_across * gp)
+    put(s, COEF + 1, i, 2.0 * d_hh)
+    put(s, COEF + 2, i, -(2.0 * c * d_gx))
+    put(s, COEF + 3, i, -(d_across * c * hh))
+    put(s, COEF + 4, i, -(2.0 * c * d_gp))
+    put(s, COEF + 5, i, select(flat, 0.0, -(d_sine * sine) / (length * length)))
+
+
+@inline
+def _plane_back_blend(v, k):  # type: ignore[no-untyped-def]
+    x, p, a = v[0], v[1], v[2]
+    h = x - p
+    along = a * k[0] + h * k[1]
+    return along + x * k[2], (a * k[3] + p * k[4]) - along, (h * k[0] + p * k[3]) + a * k[5]
+
+
+@kernel
+def dist2plane_back(x, sx, p, sp, a, sa, g, sg, gx, gp, ga, gc, sgc, hard, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """Gradients of `dist2plane` with respect to x, p, a and c."""
+    ins, given = ((pointer(x), pointer(p), pointer(a)), (sx, sp, sa)), ((pointer(g),), (sg,))
+    outs, results = ((pointer(gx), pointer(gp), pointer(ga)), (d, d, d)), ((pointer(gc),), (sgc,))
+    stages = (_plane_products, _plane_back_stage, _plane_back_blend)
+    sweep(*stages, ins, outs, given, results, pointer(hard), 0, c, d, lo, hi)
 
 
 # -- maps about the origin -----------------------------------------------------------------------------------------

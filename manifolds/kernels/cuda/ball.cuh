@@ -478,6 +478,72 @@ template <class T> struct ball_transport_back : Map {
     }
 };
 
+// -- distance to a hyperplane --------------------------------------------------------------------------------------
+
+template <class T> struct BallPlane : Map {
+    static constexpr int vectors = 3;
+    METHOD static constexpr int wide(int) { return 2; }
+    METHOD static constexpr int plain(int) { return 4; }
+    Gap<T> x, p;
+    T c, rc, xx, pp, hh, ha, pa, aa, length, across, sine;
+    METHOD void add(Round<0>, const T* v, double* w, T* s) const {
+        T h = v[0] - v[1];
+        w[0] += wide_square(v[0]);
+        w[1] += wide_square(v[1]);
+        s[0] += h * h;
+        s[1] += h * v[2];
+        s[2] += v[1] * v[2];
+        s[3] += v[2] * v[2];
+    }
+    METHOD void from(Curvature<T> curvature, const double* w, const T* s) {
+        x = Gap<T>(w[0], curvature.wide);
+        p = Gap<T>(w[1], curvature.wide);
+        c = curvature.c, rc = curvature.rooted(), xx = T(w[0]), pp = T(w[1]);
+        hh = s[0], ha = s[1], pa = s[2], aa = s[3];
+        length = aa == T(0) ? T(1) : root(aa);
+        across = p.value * ha - c * hh * pa;
+        sine = T(2) * rc * across / (p.value * x.value * length);
+    }
+    METHOD T angle() const {
+        T t = magnitude(sine), a = log_one_plus(t + t * t / (T(1) + root(T(1) + t * t)));
+        return sine < T(0) ? -a : a;
+    }
+};
+
+template <class T> struct ball_dist2plane : BallPlane<T> {
+    static constexpr int outs = 0, scalars = 1;
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        this->from(row.curvature, w, s);
+        row.scalar = this->angle() / this->rc;
+    }
+};
+
+template <class T> struct ball_dist2plane_back : BallPlane<T> {
+    static constexpr int outs = 3, givens = 1;
+    T k0, k1, k2, k3, k4, k5;
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        this->from(row.curvature, w, s);
+        T c = this->c, rc = this->rc, gx = this->x.value, gp = this->p.value, hh = this->hh, pa = this->pa;
+        T d_sine = row.given / (rc * root(T(1) + this->sine * this->sine)), turn = d_sine * this->sine;
+        T d_across = d_sine * (T(2) * rc) / (gp * gx * this->length);
+        T d_gx = -turn / gx * this->x.free, d_gp = (d_across * this->ha - turn / gp) * this->p.free;
+        T held = turn * T(0.5) / c - d_across * hh * pa - row.given * this->angle() * T(0.5) / (c * rc);
+        row.slope = double(held - this->xx * d_gx - this->pp * d_gp);
+        k0 = d_across * gp;
+        k1 = -(T(2) * d_across * c * pa);
+        k2 = -(T(2) * c * d_gx);
+        k3 = -(d_across * c * hh);
+        k4 = -(T(2) * c * d_gp);
+        k5 = this->aa == T(0) ? T(0) : -turn / this->aa;
+    }
+    METHOD void blend(const T* v, T* o, int, int) const {
+        T h = v[0] - v[1], along = v[2] * k0 + h * k1;
+        o[0] = along + v[0] * k2;
+        o[1] = (v[2] * k3 + v[1] * k4) - along;
+        o[2] = (h * k0 + v[1] * k3) + v[2] * k5;
+    }
+};
+
 // -- maps about the origin -----------------------------------------------------------------------------------------
 
 template <class T, bool inside> struct BallExpmap0 : Map {

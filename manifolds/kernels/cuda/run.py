@@ -33,6 +33,7 @@ KERNELS = {
     "ball": (
         "dist",
         "dist2",
+        "dist2plane",
         "expmap",
         "expmap0",
         "expmap0_inside",
