@@ -208,6 +208,27 @@ def midpoint(ours: Hyperbolic, backward: bool, *size: int) -> Thunks:
     return thunks
 
 
+def planes(backward: bool, n: int, d: int, count: int | None) -> Thunks:
+    """Distances of n points to a plane each, or to `count` planes all."""
+    ball, peer = PoincareBall(), geoopt.PoincareBall()
+    x, p = (
+        (_ball_points(n, d), _ball_points(n, d).flip(0))
+        if count is None
+        else (
+            _ball_points(n, 1, d),
+            _ball_points(count, d),
+        )
+    )
+    a = torch.randn(p.shape, generator=_generator())
+
+    def distances(manifold: PoincareBall | geoopt.PoincareBall) -> Callable[..., Tensor]:
+        return lambda x, p, a: manifold.dist2plane(x, p, a, signed=True)
+
+    make = _backward if backward else lambda f, *t: lambda: f(*t)
+    mine = make(distances(ball), x, p, a)
+    return {"holonomy": mine, "plain torch": _reference(mine), "geoopt": make(distances(peer), x, p, a)}
+
+
 def simplex_projection(rows: int, n: int) -> Thunks:
     """Euclidean projection to the probability simplex, against the usual way by sorting."""
     x = torch.randn(rows, n, generator=_generator())
@@ -303,6 +324,15 @@ def _row_cases() -> list[Case]:
 def _hyperbolic_cases() -> list[Case]:
     """Operations of whole batches of hyperbolic points."""
     cases = []
+    for backward in (False, True):
+        way = "forward+backward" if backward else "forward"
+        for n, d in ((100_000, 16), (4096, 512)):
+            build = functools.partial(planes, backward, n, d, None)
+            cases.append(Case(f"ball dist2plane ({n}, {d}) {way}", build, (3 + 6 * backward) * n * d * _FLOAT))
+        for n, d, count in ((4096, 16, 100), (1024, 128, 100)):
+            build, work = functools.partial(planes, backward, n, d, count), n * d * count * (5 + 8 * backward)
+            label = f"ball dist2plane, {n} points, {count} planes, d = {d}, {way}"
+            cases.append(Case(label, build, (1 + backward) * n * count * _FLOAT, flops=work))
     for size in ((100_000, 16), (4096, 512)):
         n = size[0] * size[1] * _FLOAT
         for backward in (False, True):

@@ -22,12 +22,14 @@ from holonomy.manifolds.curvature import root
 from holonomy.manifolds.functions import arsinhc, tanhc
 from holonomy.manifolds.kernels.midpoint import LiftedSum
 from holonomy.manifolds.kernels.operators import fused
+from holonomy.manifolds.kernels.planes import plane_pairs
 
 __all__ = [
     "chord",
     "dist",
     "dist2",
     "dist2plane",
+    "dist2planes",
     "expmap",
     "expmap0",
     "expmap0_inside",
@@ -240,6 +242,16 @@ def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> Tensor:
     across = ((g * h - c * _square(h) * p) * a).sum(-1, keepdim=True)
     sine = 2.0 * root(c) * across / (g * gap(x, c) * safe)
     return torch.asinh(sine) / root(c)
+
+
+def dist2planes(x: Tensor, p: Tensor, a: Tensor, c: Any) -> Tensor:
+    """`dist2plane` of all pairs of points (b, d) and planes (c, d): shape (b, c). The curvature is one number."""
+    length = safe_sqrt(_square(a))
+    g, unit = gap(p, c), torch.where(length == 0, torch.ones_like(length), length)
+    along = c * (p * a).sum(-1, keepdim=True)
+    columns = (2.0 * root(c) / (g * unit), g, along)
+    angle = plane_pairs(x, p, a, (1.0 / gap(x, c)).squeeze(-1), *(t.squeeze(-1) for t in columns))
+    return angle / root(c)
 
 
 def _lifted_sum(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> tuple[Tensor, Tensor]:
