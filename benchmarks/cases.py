@@ -208,6 +208,20 @@ def midpoint(ours: Hyperbolic, backward: bool, *size: int) -> Thunks:
     return thunks
 
 
+def transporting_step(backward: bool, *size: int) -> Thunks:
+    """A step of the ball with the transport of a vector along it: what Adam and SGD with momentum do."""
+    ball, peer = PoincareBall(), geoopt.PoincareBall()
+    x = _ball_points(*size)
+    u, v = (0.1 * ball.random_tangent(x, generator=_generator()) for _ in range(2))
+
+    def sums(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+        return lambda *t: sum(r.sum() for r in function(*t))
+
+    make = (lambda f: _backward(sums(f), x, u, v)) if backward else (lambda f: lambda: f(x, u, v))
+    mine = make(ball.retr_transp)
+    return {"holonomy": mine, "plain torch": _reference(mine), "geoopt": make(peer.expmap_transp)}
+
+
 def planes(backward: bool, n: int, d: int, count: int | None) -> Thunks:
     """Distances of n points to a plane each, or to `count` planes all."""
     ball, peer = PoincareBall(), geoopt.PoincareBall()
@@ -327,6 +341,8 @@ def _hyperbolic_cases() -> list[Case]:
     for backward in (False, True):
         way = "forward+backward" if backward else "forward"
         for n, d in ((100_000, 16), (4096, 512)):
+            build = functools.partial(transporting_step, backward, n, d)
+            cases.append(Case(f"ball retr_transp ({n}, {d}) {way}", build, (5 + 8 * backward) * n * d * _FLOAT))
             build = functools.partial(planes, backward, n, d, None)
             cases.append(Case(f"ball dist2plane ({n}, {d}) {way}", build, (3 + 6 * backward) * n * d * _FLOAT))
         for n, d, count in ((4096, 16, 100), (1024, 128, 100)):

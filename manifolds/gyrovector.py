@@ -34,6 +34,7 @@ __all__ = [
     "expmap0",
     "expmap0_inside",
     "expmap_inside",
+    "expmap_transport",
     "gap",
     "gyration",
     "lifted_sum",
@@ -205,6 +206,13 @@ def logmap0(y: Tensor, c: Any) -> Tensor:
 def expmap_inside(x: Tensor, u: Tensor, c: Any) -> Tensor:
     """Exponential map, pulled inside where it reaches the edge of the dtype."""
     return project.reference(expmap.reference(x, u, c), c)
+
+
+@fused("ball", 3, result="vv")
+def expmap_transport(x: Tensor, u: Tensor, v: Tensor, c: Any) -> tuple[Tensor, Tensor]:
+    """Exponential map, pulled inside as `expmap_inside`, and parallel transport of v from x to its result."""
+    y = expmap_inside.reference(x, u, c)
+    return y, transport.reference(x, y, v, c)
 
 
 @fused("ball", 1, kernel="expmap0")

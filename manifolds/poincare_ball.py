@@ -130,6 +130,12 @@ class PoincareBall(Hyperbolic):
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return gyrovector.transport(x, y, v, self._c(x))
 
+    def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return gyrovector.expmap_transport(x, u, v, self._c(x))
+
+    def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return self._expmap_transp(x, u, v)
+
     def _transp0(self, y: Tensor, u: Tensor) -> Tensor:
         return gap(y, self._c(y)) * u
 

@@ -478,6 +478,103 @@ template <class T> struct ball_transport_back : Map {
     }
 };
 
+// -- exponential map with transport --------------------------------------------------------------------------------
+
+// The two maps one after the other: `e` has the rounds 0 to 2, and round 3 are the sums of the transport to y.
+template <class T> struct ball_expmap_transport : Map {
+    static constexpr int vectors = 3, outs = 2, rounds = 4, optional = 2;
+    using Moved = BallExpmap<T, true>;
+    METHOD static constexpr int wide(int r) { return r < 3 ? Moved::wide(r) : 2; }
+    METHOD static constexpr int plain(int r) { return r < 3 ? Moved::plain(r) : 3; }
+    Moved e;
+    ball_transport<T> t;
+    METHOD bool needs() const { return e.needs(); }
+    METHOD T end(const T* v) const { return e.moved(v) * e.pull; }
+    template <int r> METHOD void add(Round<r>, const T* v, double* w, T* s) const { e.add(Round<r>(), v, w, s); }
+    template <int r, class R> METHOD void stage(Round<r>, R& row, const double* w, const T* s) {
+        e.stage(Round<r>(), row, w, s);
+    }
+    METHOD void add(Round<3>, const T* v, double* w, T* s) const {
+        T p[3] = {v[0], end(v), v[2]};
+        t.add(Round<0>(), p, w, s);
+    }
+    template <class R> METHOD void stage(Round<3>, R& row, const double* w, const T* s) {
+        t.stage(Round<0>(), row, w, s);
+    }
+    METHOD void blend(const T* v, T* o, int i, int d) const {
+        T p[3] = {v[0], end(v), v[2]};
+        o[0] = p[1];
+        t.blend(p, o + 1, i, d);
+    }
+};
+
+// The gradient by y, of which the transport has a part, goes back through the pull inside and the exponential map.
+template <class T> struct ball_expmap_transport_back : Map {
+    static constexpr int vectors = 5, outs = 3, rounds = 5, optional = 2;
+    using Moved = BallExpmap<T, true>;
+    METHOD static constexpr int wide(int r) { return r < 2 ? Moved::wide(r) : r == 3 ? 2 : 1; }
+    METHOD static constexpr int plain(int r) { return r == 0 ? 1 : r == 1 ? 2 : r == 2 ? 0 : r == 3 ? 6 : 5; }
+    BallExpmapBack<T, false> e;
+    ball_transport_back<T> t;
+    T pull = T(1);
+    METHOD bool needs() const { return e.edge; }
+
+    METHOD void add(Round<0>, const T* v, double* w, T* s) const {
+        w[0] += wide_square(v[0]);
+        s[0] += v[1] * v[1];
+    }
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        T sums[3] = {s[0], T(0), T(0)};
+        e.stage(Round<0>(), row, w, sums);
+    }
+    METHOD void add(Round<1>, const T* v, double* w, T* s) const { e.add(Round<1>(), v, w, s); }
+    template <class R> METHOD void stage(Round<1>, R& row, const double* w, const T* s) {
+        e.stage(Round<1>(), row, w, s);
+    }
+    METHOD void add(Round<2>, const T* v, double* w, T*) const { w[0] += wide_square(e.moved(v)); }
+    template <class R> METHOD void stage(Round<2>, R& row, const double* w, const T*) {
+        pull = Pull<T>(w[0], row.curvature.wide).scale;
+    }
+    METHOD void add(Round<3>, const T* v, double* w, T* s) const {
+        T p[4] = {v[0], e.moved(v) * pull, v[2], v[4]};
+        t.add(Round<0>(), p, w, s);
+    }
+    template <class R> METHOD void stage(Round<3>, R& row, const double* w, const T* s) {
+        t.stage(Round<0>(), row, w, s);
+        held = row.slope;
+    }
+    double held;
+    METHOD void split(const T* v, T* o) const {
+        T p[4] = {v[0], e.moved(v) * pull, v[2], v[4]};
+        t.blend(p, o, 0, 0);
+        o[1] += v[3];
+    }
+    METHOD void add(Round<4>, const T* v, double* w, T* s) const {
+        T o[3], y = e.moved(v);
+        split(v, o);
+        w[0] += wide_square(y);
+        s[0] += o[1] * v[0];
+        s[1] += o[1] * v[1];
+        s[2] += o[1] * y;
+        s[3] += v[0] * y;
+        s[4] += v[1] * y;
+    }
+    template <class R> METHOD void stage(Round<4>, R& row, const double* w, const T* s) {
+        PullBack<T> back;
+        back.from(w[0], s[2], row.curvature.wide);
+        T at_x = back.scale * s[0] - back.along * s[3], at_u = back.scale * s[1] - back.along * s[4];
+        e.chain(row, at_x, at_u, back.scale, back.along, back.slope);
+        row.slope += held;
+    }
+    METHOD void blend(const T* v, T* o, int i, int d) const {
+        split(v, o);
+        T p[3] = {v[0], v[1], o[1]}, q[2];
+        e.blend(p, q, i, d);
+        o[0] += q[0];
+        o[1] = q[1];
+    }
+};
+
 // -- distance to a hyperplane --------------------------------------------------------------------------------------
 
 template <class T> struct BallPlane : Map {

@@ -38,6 +38,7 @@ KERNELS = {
         "expmap0",
         "expmap0_inside",
         "expmap_inside",
+        "expmap_transport",
         "logmap",
         "logmap0",
         "mobius_add",
