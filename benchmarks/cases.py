@@ -122,6 +122,14 @@ def grassmann_exp(batch: int, n: int, p: int) -> Thunks:
     return {"holonomy": lambda: ours.expmap(x, u), "pymanopt": lambda: peer.exp(a, b)}
 
 
+def principal_angles(backward: bool, *size: int) -> Thunks:
+    """Principal angles of pairs of subspaces."""
+    ours = Grassmann()
+    x, y = (ours.random(*size, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    mine = _backward(ours.principal_angles, x, y) if backward else lambda: ours.principal_angles(x, y)
+    return {"holonomy": mine, "plain torch": _reference(mine)}
+
+
 def pairwise(n: int, d: int, backward: bool = False) -> Thunks:
     """All distances between n points of the ball."""
     x, y = _ball_points(n, d), _ball_points(n, d).flip(0)
@@ -461,6 +469,15 @@ CASES = [
         recurrence,
         8 * 32 * 256 * 64 * _FLOAT,
         wanted={"plain torch": 5.0},
+    ),
+    *(
+        Case(
+            f"principal angles {size} {'forward+backward' if backward else 'forward'}",
+            functools.partial(principal_angles, backward, *size),
+            (2 + 4 * backward) * size[0] * size[1] * size[2] * _FLOAT,
+        )
+        for size in ((1000, 2048, 8), (64, 64, 8))
+        for backward in (False, True)
     ),
     *_row_cases(),
     *_hyperbolic_cases(),
