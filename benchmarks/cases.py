@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.poincare_resnet import training_steps
 from holonomy.manifolds import Grassmann, Lorentz, Manifold, ManifoldParameter, PoincareBall, Sphere, Stiefel, kernels
+from holonomy.manifolds.hyperbolic import Hyperbolic
 from holonomy.manifolds.kernels.birkhoff import birkhoff_proju
 from holonomy.manifolds.kernels.hadamard import hadamard_transform
 from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_loop
@@ -122,6 +123,14 @@ def grassmann_exp(batch: int, n: int, p: int) -> Thunks:
     return {"holonomy": lambda: ours.expmap(x, u), "pymanopt": lambda: peer.exp(a, b)}
 
 
+def principal_angles(backward: bool, *size: int) -> Thunks:
+    """Principal angles of pairs of subspaces."""
+    ours = Grassmann()
+    x, y = (ours.random(*size, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    mine = _backward(ours.principal_angles, x, y) if backward else lambda: ours.principal_angles(x, y)
+    return {"holonomy": mine, "plain torch": _reference(mine)}
+
+
 def pairwise(n: int, d: int, backward: bool = False) -> Thunks:
     """All distances between n points of the ball."""
     x, y = _ball_points(n, d), _ball_points(n, d).flip(0)
@@ -195,6 +204,52 @@ def row_op(ours: Manifold, peer: geoopt.Manifold, name: str, backward: bool, *si
             _compiled[name] = torch.compile(_PLAIN[name], dynamic=True)
         thunks["torch.compile"] = make(_compiled[name], *arguments)
     return thunks
+
+
+def midpoint(ours: Hyperbolic, backward: bool, *size: int) -> Thunks:
+    """Weighted midpoint of all rows; geoopt has the ball's."""
+    x, w = ours.random(*size, generator=_generator()), torch.rand(size[:-1], generator=_generator())
+    make = _backward if backward else lambda f, *t: lambda: f(*t)
+    mine = make(ours.weighted_midpoint, x, w)
+    thunks = {"holonomy": mine, "plain torch": _reference(mine)}
+    if isinstance(ours, PoincareBall):
+        thunks["geoopt"] = make(geoopt.PoincareBall().weighted_midpoint, x, w)
+    return thunks
+
+
+def transporting_step(backward: bool, *size: int) -> Thunks:
+    """A step of the ball with the transport of a vector along it: what Adam and SGD with momentum do."""
+    ball, peer = PoincareBall(), geoopt.PoincareBall()
+    x = _ball_points(*size)
+    u, v = (0.1 * ball.random_tangent(x, generator=_generator()) for _ in range(2))
+
+    def sums(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+        return lambda *t: sum(r.sum() for r in function(*t))
+
+    make = (lambda f: _backward(sums(f), x, u, v)) if backward else (lambda f: lambda: f(x, u, v))
+    mine = make(ball.retr_transp)
+    return {"holonomy": mine, "plain torch": _reference(mine), "geoopt": make(peer.expmap_transp)}
+
+
+def planes(backward: bool, n: int, d: int, count: int | None) -> Thunks:
+    """Distances of n points to a plane each, or to `count` planes all."""
+    ball, peer = PoincareBall(), geoopt.PoincareBall()
+    x, p = (
+        (_ball_points(n, d), _ball_points(n, d).flip(0))
+        if count is None
+        else (
+            _ball_points(n, 1, d),
+            _ball_points(count, d),
+        )
+    )
+    a = torch.randn(p.shape, generator=_generator())
+
+    def distances(manifold: PoincareBall | geoopt.PoincareBall) -> Callable[..., Tensor]:
+        return lambda x, p, a: manifold.dist2plane(x, p, a, signed=True)
+
+    make = _backward if backward else lambda f, *t: lambda: f(*t)
+    mine = make(distances(ball), x, p, a)
+    return {"holonomy": mine, "plain torch": _reference(mine), "geoopt": make(distances(peer), x, p, a)}
 
 
 def simplex_projection(rows: int, n: int) -> Thunks:
@@ -326,6 +381,30 @@ def _row_cases() -> list[Case]:
     return cases
 
 
+def _hyperbolic_cases() -> list[Case]:
+    """Operations of whole batches of hyperbolic points."""
+    cases = []
+    for backward in (False, True):
+        way = "forward+backward" if backward else "forward"
+        for n, d in ((100_000, 16), (4096, 512)):
+            build = functools.partial(transporting_step, backward, n, d)
+            cases.append(Case(f"ball retr_transp ({n}, {d}) {way}", build, (5 + 8 * backward) * n * d * _FLOAT))
+            build = functools.partial(planes, backward, n, d, None)
+            cases.append(Case(f"ball dist2plane ({n}, {d}) {way}", build, (3 + 6 * backward) * n * d * _FLOAT))
+        for n, d, count in ((4096, 16, 100), (1024, 128, 100)):
+            build, work = functools.partial(planes, backward, n, d, count), n * d * count * (5 + 8 * backward)
+            label = f"ball dist2plane, {n} points, {count} planes, d = {d}, {way}"
+            cases.append(Case(label, build, (1 + backward) * n * count * _FLOAT, flops=work))
+    for size in ((100_000, 16), (4096, 512)):
+        n = size[0] * size[1] * _FLOAT
+        for backward in (False, True):
+            way = f"{size} {'forward+backward' if backward else 'forward'}"
+            for ours in (PoincareBall(), Lorentz()):
+                build = functools.partial(midpoint, ours, backward, *size)
+                cases.append(Case(f"{ours.name} weighted midpoint {way}", build, (1 + 2 * backward) * n))
+    return cases
+
+
 CASES = [
     Case(
         "Adam step, 100 ball points of 16",
@@ -437,5 +516,15 @@ CASES = [
         8 * 32 * 256 * 64 * _FLOAT,
         wanted={"plain torch": 5.0},
     ),
+    *(
+        Case(
+            f"principal angles {size} {'forward+backward' if backward else 'forward'}",
+            functools.partial(principal_angles, backward, *size),
+            (2 + 4 * backward) * size[0] * size[1] * size[2] * _FLOAT,
+        )
+        for size in ((1000, 2048, 8), (64, 64, 8))
+        for backward in (False, True)
+    ),
     *_row_cases(),
+    *_hyperbolic_cases(),
 ]

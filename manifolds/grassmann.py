@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from holonomy.manifolds.kernels import angles
 from holonomy.manifolds.kernels.orthonormal import fused
 from holonomy.manifolds.linalg import (
     ARCCOSC,
@@ -126,10 +127,7 @@ class Grassmann(OrthonormalColumns):
         return self._evaluate(self._principal_angles, x=x, y=y)
 
     def _principal_angles(self, x: Tensor, y: Tensor) -> Tensor:
-        m = x.mT @ y
-        cosines = torch.linalg.svdvals(m)
-        sines = torch.linalg.svdvals(y - x @ m).flip(-1)
-        return torch.atan2(sines, cosines)
+        return _principal_angles(x, y)
 
     def _ehess2rhess(self, x: Tensor, egrad: Tensor, ehess: Tensor, u: Tensor) -> Tensor:
         return self._proju(x, ehess) - u @ (x.mT @ egrad)
@@ -156,6 +154,14 @@ def _geodesic(x: Tensor, u: Tensor) -> Tensor:
 @fused("project")
 def _horizontal(x: Tensor, u: Tensor) -> Tensor:
     return u - x @ (x.mT @ u)
+
+
+@angles.fused("principal_angles")
+def _principal_angles(x: Tensor, y: Tensor) -> Tensor:
+    m = x.mT @ y
+    cosines = torch.linalg.svdvals(m)
+    sines = torch.linalg.svdvals(y - x @ m).flip(-1)
+    return torch.atan2(sines, cosines)
 
 
 def _turn(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,19 +20,24 @@ from torch import Tensor
 
 from holonomy.manifolds.curvature import root
 from holonomy.manifolds.functions import arsinhc, tanhc
+from holonomy.manifolds.kernels.midpoint import LiftedSum
 from holonomy.manifolds.kernels.operators import fused
+from holonomy.manifolds.kernels.planes import plane_pairs
 
 __all__ = [
     "chord",
     "dist",
     "dist2",
     "dist2plane",
+    "dist2planes",
     "expmap",
     "expmap0",
     "expmap0_inside",
     "expmap_inside",
+    "expmap_transport",
     "gap",
     "gyration",
+    "lifted_sum",
     "logmap",
     "logmap0",
     "midpoint",
@@ -45,6 +50,7 @@ __all__ = [
     "safe_sqrt",
     "shrink_to",
     "transport",
+    "wider",
 ]
 
 
@@ -202,6 +208,13 @@ def expmap_inside(x: Tensor, u: Tensor, c: Any) -> Tensor:
     return project.reference(expmap.reference(x, u, c), c)
 
 
+@fused("ball", 3, result="vv")
+def expmap_transport(x: Tensor, u: Tensor, v: Tensor, c: Any) -> tuple[Tensor, Tensor]:
+    """Exponential map, pulled inside as `expmap_inside`, and parallel transport of v from x to its result."""
+    y = expmap_inside.reference(x, u, c)
+    return y, transport.reference(x, y, v, c)
+
+
 @fused("ball", 1, kernel="expmap0")
 def expmap0_inside(u: Tensor, c: Any) -> Tensor:
     """Exponential map at the origin, pulled inside where it reaches the edge of the dtype."""
@@ -227,28 +240,54 @@ def dist2(x: Tensor, y: Tensor, c: Any) -> Tensor:
     return 4.0 / c * q * arsinhc(q).square()
 
 
-def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-    """Signed distance from x to the hyperplane through p with normal a, and the length of a; both keep the axis.
-
-    A normal of length 0 gives distance 0.
-    """
+@fused("ball", 3, result="s")
+def dist2plane(x: Tensor, p: Tensor, a: Tensor, c: Any) -> Tensor:
+    """Signed distance from x to the hyperplane through p with normal a; keeps the axis. 0 for a normal of length 0."""
     h = x - p
     g = gap(p, c)
     length = safe_sqrt(_square(a))
     safe = torch.where(length == 0, torch.ones_like(length), length)
     across = ((g * h - c * _square(h) * p) * a).sum(-1, keepdim=True)
     sine = 2.0 * root(c) * across / (g * gap(x, c) * safe)
-    return torch.asinh(sine) / root(c), length
+    return torch.asinh(sine) / root(c)
 
 
-def midpoint(x: Tensor, w: Tensor, axes: list[int], c: Any) -> Tensor:
-    """Weighted midpoint over `axes`, which are kept: half the gyrovector sum(w l x) / sum(w (l - 1)), l = 2/g."""
-    factor = 2.0 / gap(x, c)
-    space = (w * factor * x).sum(axes, keepdim=True)
-    time = (w * (factor - 1.0)).sum(axes, keepdim=True)
+def dist2planes(x: Tensor, p: Tensor, a: Tensor, c: Any) -> Tensor:
+    """`dist2plane` of all pairs of points (b, d) and planes (c, d): shape (b, c). The curvature is one number."""
+    length = safe_sqrt(_square(a))
+    g, unit = gap(p, c), torch.where(length == 0, torch.ones_like(length), length)
+    along = c * (p * a).sum(-1, keepdim=True)
+    columns = (2.0 * root(c) / (g * unit), g, along)
+    angle = plane_pairs(x, p, a, (1.0 / gap(x, c)).squeeze(-1), *(t.squeeze(-1) for t in columns))
+    return angle / root(c)
+
+
+def _lifted_sum(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> tuple[Tensor, Tensor]:
+    """Sums over `axes`, which are kept, of w (l - 1) and w l x, l = 2/g: time and space on the unit hyperboloid."""
+    wide, c = wider(x, c)
+    weight = 1.0 if w is None else w.unsqueeze(-1).to(wide.dtype)
+    factor = 2.0 / gap(wide, c)
+    return (weight * (factor - 1.0)).sum(axes, keepdim=True), (weight * factor * wide).sum(axes, keepdim=True)
+
+
+def wider(x: Tensor, c: Any) -> tuple[Tensor, Any]:
+    """Points and curvature in the dtype of sums of distant points, which cancel."""
+    x = x.double() if _has_wide(x) else x
+    return x, c.to(x.dtype) if isinstance(c, Tensor) else c
+
+
+lifted_sum = LiftedSum("ball", True, _lifted_sum)
+
+
+def midpoint(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> Tensor:
+    """Weighted midpoint over `axes`, which are kept: half the gyrovector sum(w l x) / sum(w (l - 1)), l = 2/g.
+
+    In float64 for float32 points, where the device has it.
+    """
+    time, space = lifted_sum(x, w, axes, c)
     # The mass of (time, space) on the hyperboloid; a floor at rounding, because a sum of distant points cancels.
-    floor = (torch.finfo(x.dtype).eps * time).square()
-    mass = torch.maximum(time.square() - c * _square(space), floor)
+    floor = (torch.finfo(time.dtype).eps * time).square()
+    mass = torch.maximum(time.square() - _same(c, time) * _square(space), floor)
     total = time + torch.copysign(safe_sqrt(mass), time)
     empty = total == 0
     return torch.where(empty, torch.zeros_like(space), space / torch.where(empty, torch.ones_like(total), total))

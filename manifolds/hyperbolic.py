@@ -244,15 +244,14 @@ class Hyperbolic(Manifold):
         axes = self._reduced_axes(xs, reducedim, dim)
 
         def weighted_midpoint(x: Tensor) -> Tensor:
-            w = torch.ones((), dtype=x.dtype, device=x.device) if weights is None else weights.to(x.dtype)
-            w = w.unsqueeze(-1)
-            if posweight:
-                x = torch.where(w < 0, self._antipode(x), x)
+            w = None if weights is None else weights.to(x.dtype)
+            if posweight and w is not None:
+                x = torch.where(w.unsqueeze(-1) < 0, self._antipode(x), x)
                 w = w.abs()
-            wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
-            middle = self._midpoint(wide, w.to(wide.dtype), axes)
+            middle = self._midpoint(x, w, axes)
             if lincomb:
-                total = w.to(wide.dtype).expand(*x.shape[:-1], 1).sum(axes, keepdim=True)
+                total = torch.ones((), dtype=x.dtype, device=x.device) if w is None else w
+                total = total.to(middle.dtype).unsqueeze(-1).expand(*x.shape[:-1], 1).sum(axes, keepdim=True)
                 middle = self._expmap0(total * self._logmap0(middle))
             middle = middle.to(x.dtype)
             return self._projx(middle) if project else middle
@@ -316,5 +315,5 @@ class Hyperbolic(Manifold):
     def _antipode(self, x: Tensor) -> Tensor:
         self._unavailable("antipode")
 
-    def _midpoint(self, x: Tensor, w: Tensor, axes: list[int]) -> Tensor:
+    def _midpoint(self, x: Tensor, w: Tensor | None, axes: list[int]) -> Tensor:
         self._unavailable("weighted_midpoint")

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from holonomy.manifolds.curvature import root
 from holonomy.manifolds.functions import arsinhc, sinhc
-from holonomy.manifolds.gyrovector import safe_sqrt
+from holonomy.manifolds.gyrovector import safe_sqrt, wider
+from holonomy.manifolds.kernels.midpoint import LiftedSum
 from holonomy.manifolds.kernels.operators import fused
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "expmap",
     "expmap0",
     "lift",
+    "lifted_sum",
     "logmap",
     "logmap0",
+    "midpoint",
     "point",
     "project",
     "space",
@@ -92,6 +95,30 @@ def chord(xs: Tensor, ys: Tensor, c: Any) -> tuple[Tensor, Tensor, Tensor]:
     # T^2/(x_0 y_0) and a/x_0 first: products of three large coordinates overflow.
     q = 0.25 * (c * square(k) * (0.25 * (total / x0) * (total / y0)) + (a / x0) * (a / y0))
     return q, k, total
+
+
+def _lifted_sum(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> tuple[Tensor, Tensor]:
+    """Sums over `axes`, which are kept, of the times and the space parts, times weights."""
+    wide, c = wider(x, c)
+    xs, weight = space(wide), 1.0 if w is None else w.unsqueeze(-1).to(wide.dtype)
+    return (weight * time(xs, c)).sum(axes, keepdim=True), (weight * xs).sum(axes, keepdim=True)
+
+
+lifted_sum = LiftedSum("lorentz", False, _lifted_sum)
+
+
+def midpoint(x: Tensor, w: Tensor | None, axes: list[int], c: Any) -> Tensor:
+    """Weighted midpoint over `axes`, which are kept: the mean, scaled back to the hyperboloid.
+
+    In float64 for float32 points, where the device has it.
+    """
+    total0, total = lifted_sum(x, w, axes, c)
+    floor = (torch.finfo(total.dtype).eps * total0).square()
+    mass = torch.copysign(safe_sqrt(torch.maximum(total0.square() - square(total), floor)), total0)
+    empty = mass == 0
+    middle = torch.where(empty, torch.zeros_like(total), total / torch.where(empty, torch.ones_like(mass), mass))
+    c = c.to(total.dtype) if isinstance(c, Tensor) else c
+    return point(middle / root(c), c)
 
 
 def moved(xs: Tensor, us: Tensor, c: Any) -> Tensor:

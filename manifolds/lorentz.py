@@ -171,15 +171,8 @@ class Lorentz(Hyperbolic):
     def _antipode(self, x: Tensor) -> Tensor:
         return torch.cat((x[..., :1], -x[..., 1:]), dim=-1)
 
-    def _midpoint(self, x: Tensor, w: Tensor, axes: list[int]) -> Tensor:
-        c = self._c(x)
-        xs = space(x)
-        total, total0 = (w * xs).sum(axes, keepdim=True), (w * time(xs, c)).sum(axes, keepdim=True)
-        floor = (torch.finfo(x.dtype).eps * total0).square()
-        mass = torch.copysign(safe_sqrt(torch.maximum(total0.square() - square(total), floor)), total0)
-        empty = mass == 0
-        middle = torch.where(empty, torch.zeros_like(total), total / torch.where(empty, torch.ones_like(mass), mass))
-        return point(middle / root(c), c)
+    def _midpoint(self, x: Tensor, w: Tensor | None, axes: list[int]) -> Tensor:
+        return hyperboloid.midpoint(x, w, axes, self._c(x))
 
     # -- random points ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from holonomy.manifolds.curvature import root
 from holonomy.manifolds.errors import DimensionError
 from holonomy.manifolds.gyrovector import gap, safe_sqrt
 from holonomy.manifolds.hyperbolic import Hyperbolic
-from holonomy.manifolds.kernels import dispatch
+from holonomy.manifolds.kernels import dispatch, planes
 from holonomy.manifolds.pairwise import arsinh_cdist
 
 __all__ = ["PoincareBall"]
@@ -130,6 +130,12 @@ class PoincareBall(Hyperbolic):
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return gyrovector.transport(x, y, v, self._c(x))
 
+    def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return gyrovector.expmap_transport(x, u, v, self._c(x))
+
+    def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return self._expmap_transp(x, u, v)
+
     def _transp0(self, y: Tensor, u: Tensor) -> Tensor:
         return gap(y, self._c(y)) * u
 
@@ -150,7 +156,7 @@ class PoincareBall(Hyperbolic):
     def _antipode(self, x: Tensor) -> Tensor:
         return -x
 
-    def _midpoint(self, x: Tensor, w: Tensor, axes: list[int]) -> Tensor:
+    def _midpoint(self, x: Tensor, w: Tensor | None, axes: list[int]) -> Tensor:
         return gyrovector.midpoint(x, w, axes, self._c(x))
 
     # -- random points ---------------------------------------------------------------------------------------------
@@ -347,11 +353,22 @@ class PoincareBall(Hyperbolic):
         """
 
         def dist2plane(x: Tensor, p: Tensor, a: Tensor) -> Tensor:
-            distance, length = gyrovector.dist2plane(x, p, a, self._c(x))
+            distance = self._dist2plane(x, p, a)
             distance = distance if signed else distance.abs()
-            return (distance * length if scaled else distance).squeeze(-1)
+            if scaled:
+                distance = distance * safe_sqrt(a.square().sum(-1, keepdim=True))
+            return distance.squeeze(-1)
 
         return self._scalar(dim, keepdim, dist2plane, x=x, p=p, a=a)
+
+    def _dist2plane(self, x: Tensor, p: Tensor, a: Tensor) -> Tensor:
+        c = self._c(x)
+        if planes.takes(x, p, a) and (not isinstance(c, Tensor) or (c.numel() == 1 and c.ndim <= x.ndim)):
+            c = c.reshape(()) if isinstance(c, Tensor) else c
+            size = x.shape[-1]
+            distances = gyrovector.dist2planes(x.reshape(-1, size), p.reshape(-1, size), a.reshape(-1, size), c)
+            return distances.view(*x.shape[:-2], -1, 1)
+        return gyrovector.dist2plane(x, p, a, c)
 
     # -- the hyperboloid -------------------------------------------------------------------------------------------
 

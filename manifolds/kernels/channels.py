@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
 
-__all__ = ["ChannelOperation", "Reference", "register"]
+__all__ = ["ChannelOperation", "Reference", "mapped", "register"]
 
 
 #: Numbers in a map below which the reference is faster: a custom operator costs 60 microseconds more than torch's own.
@@ -150,7 +150,7 @@ class ChannelOperation:
         self._forward.register_autograd(
             backward, setup_context=lambda ctx, inputs, output: save(ctx, inputs, output, count)
         )
-        self._forward.register_vmap(_mapped(self._forward))
+        self._forward.register_vmap(mapped(self._forward))
         self._backward.register_fake(
             lambda *a: (
                 tuple(t.new_empty(t.shape) for t in a[1 : count + 1]) if count > 1 else a[1].new_empty(a[1].shape)
@@ -159,10 +159,10 @@ class ChannelOperation:
         self._backward.register_autograd(
             backward_twice, setup_context=lambda ctx, inputs, output: save(ctx, inputs, output, count + 1)
         )
-        self._backward.register_vmap(_mapped(self._backward))
+        self._backward.register_vmap(mapped(self._backward))
 
 
-def _mapped(operator: Callable[..., Any]) -> Callable[..., Any]:
+def mapped(operator: Callable[..., Any]) -> Callable[..., Any]:
     """Rule for vmap: one call for each index of the mapped dimension. Each is a whole tensor's work."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holonomy.manifolds.kernels import dispatch
 
-__all__ = ["LARGEST", "OPERATIONS", "fused"]
+__all__ = ["LARGEST", "OPERATIONS", "batched", "fused"]
 
 Reference = Callable[[Tensor, Tensor], Tensor]
 
@@ -117,7 +117,7 @@ def _register(name: str, reference: Reference) -> Any:
         return dx, dx if shared else du
 
     operator.register_autograd(pull, setup_context=setup)
-    operator.register_vmap(_batched(operator))
+    operator.register_vmap(batched(operator))
     return operator
 
 
@@ -147,11 +147,11 @@ def _register_backward(name: str, reference: Reference) -> Any:
         return (*back((hx,) if shared else (hx, hu)), None, None)
 
     operator.register_autograd(pull, setup_context=setup)
-    operator.register_vmap(_batched(operator))
+    operator.register_vmap(batched(operator))
     return operator
 
 
-def _batched(operator: Any) -> Callable[..., Any]:
+def batched(operator: Any) -> Callable[..., Any]:
     """The rule for vmap: the mapped dimension becomes the first of the batch."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, tuple[int, int]]:

@@ -8,6 +8,7 @@ or would hold a factor g at its floor.
 
 import math
 
+from holonomy.manifolds.kernels.cpu.channels import arsinh
 from holonomy.manifolds.kernels.cpu.even import (
     arsinh_root,
     arsinhc,
@@ -28,17 +29,34 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     sqrt,
     widen,
 )
-from holonomy.manifolds.kernels.cpu.rows import BLOCK, COEF, GIVEN, HARD, RESULT, SUM, get, put, sweep, sweep_twice
+from holonomy.manifolds.kernels.cpu.rows import (
+    BLOCK,
+    COEF,
+    GIVEN,
+    HARD,
+    RESULT,
+    SUM,
+    get,
+    put,
+    sweep,
+    sweep_fourfold,
+    sweep_thrice,
+    sweep_twice,
+)
 
 __all__ = [
     "dist",
     "dist2",
     "dist2_back",
+    "dist2plane",
+    "dist2plane_back",
     "dist_back",
     "expmap",
     "expmap0",
     "expmap0_back",
     "expmap_back",
+    "expmap_transport",
+    "expmap_transport_back",
     "logmap",
     "logmap0",
     "logmap0_back",
@@ -103,13 +121,19 @@ def _exp_products_again(v, k):  # type: ignore[no-untyped-def]
 
 @inline
 def _exp_stage_again(s, i, c, like):  # type: ignore[no-untyped-def]
+    # 1 - c|result|^2
+    _mark_below(s, i, _exp_pull(s, i, c, like), 64.0)
+
+
+@inline
+def _exp_pull(s, i, c, like):  # type: ignore[no-untyped-def]
+    """Write the coefficients of the displacement; return 1 - c|result|^2."""
     t, g, gy = get(s, COEF, i, like), get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
     den = g * gy + c * get(s, SUM, i, like)
     k = g / den
     put(s, COEF, i, k * (1.0 - gy))
     put(s, COEF + 1, i, k * t)
-    # 1 - c|result|^2
-    _mark_below(s, i, k * gy, 64.0)
+    return k * gy
 
 
 @inline
@@ -147,7 +171,7 @@ def _exp_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _exp_back_products_again(v, k):  # type: ignore[no-untyped-def]
+def _moved_products(v, k):  # type: ignore[no-untyped-def]
     w = v[0] + v[1] * k[0]
     return w * w, w * v[1]
 
@@ -157,13 +181,25 @@ def _exp_back_stage_again(s, i, c, like):  # type: ignore[no-untyped-def]
     t, g, uu = get(s, COEF, i, like), get(s, COEF + 1, i, like), get(s, COEF + 2, i, like)
     gx, gu, xx = get(s, COEF + 3, i, like), get(s, COEF + 4, i, like), get(s, COEF + 5, i, like)
     ww, wu = get(s, SUM, i, like), get(s, SUM + 1, i, like)
+    a, b, end, slope, k2, k3, k4 = _exp_chain(c, t, g, uu, xx, gx, gu, ww, wu)
+    _mark_below(s, i, end, 64.0)
+    put(s, RESULT, i, slope)
+    put(s, COEF, i, a)
+    put(s, COEF + 1, i, b)
+    put(s, COEF + 2, i, k2)
+    put(s, COEF + 3, i, k3)
+    put(s, COEF + 4, i, k4)
+
+
+@inline
+def _exp_chain(c, t, g, uu, xx, gx, gu, ww, wu):  # type: ignore[no-untyped-def]
+    """Coefficients of the displacement, 1 - c|result|^2, the slope by c, and the gradients' coefficients."""
     p = 1.0 / g
     square = c * uu * p * p
     e = _eps(g)
     gy = maximum(sech2(square), e * e)
     den = g * gy + c * ww
     k = g / den
-    _mark_below(s, i, k * gy, 64.0)
     d_k = gx * (1.0 - gy) + gu * t
     d_den = -(d_k * k) / den
     d_ww = c * d_den
@@ -175,12 +211,9 @@ def _exp_back_stage_again(s, i, c, like):  # type: ignore[no-untyped-def]
     d_p = d_t * shape + 2.0 * d_square * c * uu * p
     d_uu = d_square * c * p * p
     d_g = d_g - d_p * p * p
-    put(s, RESULT, i, d_den * ww + d_square * uu * p * p - xx * d_g)
-    put(s, COEF, i, k * (1.0 - gy))
-    put(s, COEF + 1, i, k * t)
-    put(s, COEF + 2, i, 2.0 * d_ww - 2.0 * c * d_g)
-    put(s, COEF + 3, i, 2.0 * d_ww * t)
-    put(s, COEF + 4, i, 2.0 * d_uu + 2.0 * d_ww * t * t)
+    slope = d_den * ww + d_square * uu * p * p - xx * d_g
+    to_x, across, to_u = 2.0 * d_ww - 2.0 * c * d_g, 2.0 * d_ww * t, 2.0 * d_uu + 2.0 * d_ww * t * t
+    return k * (1.0 - gy), k * t, k * gy, slope, to_x, across, to_u
 
 
 @inline
@@ -194,7 +227,7 @@ def expmap_back(x, sx, u, su, g, sg, gx, gu, gc, sgc, hard, c, d, lo, hi):  # ty
     """Gradients of `expmap` with respect to x, u and, a number for each row, c."""
     ins = ((pointer(x), pointer(u), pointer(g)), (sx, su, sg))
     outs, results = ((pointer(gx), pointer(gu)), (d, d)), ((pointer(gc),), (sgc,))
-    rounds = (_exp_back_products, _exp_back_stage, _exp_back_products_again, _exp_back_stage_again)
+    rounds = (_exp_back_products, _exp_back_stage, _moved_products, _exp_back_stage_again)
     sweep_twice(rounds, _exp_back_blend, ins, outs, _NONE, results, pointer(hard), 0, c, d, lo, hi)
 
 
@@ -464,14 +497,20 @@ def _transport_products(v, k):  # type: ignore[no-untyped-def]
 
 @inline
 def _transport_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    _transport_pull(s, i, c, like, 0)
+
+
+@inline
+def _transport_pull(s, i, c, like, first):  # type: ignore[no-untyped-def]
+    """Write the coefficients of v, x and y - x, from the number `first` on."""
     gx, gy = _gap(s, SUM, i, c, like), _gap(s, SUM + 1, i, c, like)
     h2 = c * get(s, SUM + 2, i, like)
     along, across = get(s, SUM + 3, i, like), get(s, SUM + 4, i, like)
     k = 2.0 * c / (gx * gy + h2)
     ratio = gy / gx
-    put(s, COEF, i, ratio)
-    put(s, COEF + 1, i, ratio * k * (gx * across - h2 * along))
-    put(s, COEF + 2, i, -(ratio * k * ((gy + h2) * along + (1.0 - gx) * across)))
+    put(s, COEF + first, i, ratio)
+    put(s, COEF + first + 1, i, ratio * k * (gx * across - h2 * along))
+    put(s, COEF + first + 2, i, -(ratio * k * ((gy + h2) * along + (1.0 - gx) * across)))
 
 
 @inline
@@ -496,8 +535,14 @@ def _transport_back_products(v, k):  # type: ignore[no-untyped-def]
 
 @inline
 def _transport_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
-    gx, gy = _gap(s, SUM, i, c, like), _gap(s, SUM + 1, i, c, like)
+    gx, gy = _transport_back_pull(s, i, c, like, 0)
     _mark_edge(s, i, gx, gy)
+
+
+@inline
+def _transport_back_pull(s, i, c, like, first):  # type: ignore[no-untyped-def]
+    """Write the slope by c and, from the number `first` on, the coefficients; return g of x and y."""
+    gx, gy = _gap(s, SUM, i, c, like), _gap(s, SUM + 1, i, c, like)
     xx, yy, hh = get(s, SUM, i, like), get(s, SUM + 1, i, like), get(s, SUM + 2, i, like)
     along, across = get(s, SUM + 3, i, like), get(s, SUM + 4, i, like)
     gv, gp, gh = get(s, SUM + 5, i, like), get(s, SUM + 6, i, like), get(s, SUM + 7, i, like)
@@ -516,14 +561,15 @@ def _transport_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
     d_gx = (d_forward - d_sideways) * across + d_m * gy - d_ratio * ratio / gx
     d_gy = d_sideways * along + d_m * gx + d_ratio / gx
     put(s, RESULT, i, ratio * turned * 2.0 / m + d_h2 * hh - xx * d_gx - yy * d_gy)
-    put(s, COEF, i, ratio)
-    put(s, COEF + 1, i, ratio * k * forward)
-    put(s, COEF + 2, i, -(ratio * k * sideways))
-    put(s, COEF + 3, i, d_along)
-    put(s, COEF + 4, i, d_across)
-    put(s, COEF + 5, i, 2.0 * c * d_h2)
-    put(s, COEF + 6, i, -(2.0 * c * d_gx))
-    put(s, COEF + 7, i, -(2.0 * c * d_gy))
+    put(s, COEF + first, i, ratio)
+    put(s, COEF + first + 1, i, ratio * k * forward)
+    put(s, COEF + first + 2, i, -(ratio * k * sideways))
+    put(s, COEF + first + 3, i, d_along)
+    put(s, COEF + first + 4, i, d_across)
+    put(s, COEF + first + 5, i, 2.0 * c * d_h2)
+    put(s, COEF + first + 6, i, -(2.0 * c * d_gx))
+    put(s, COEF + first + 7, i, -(2.0 * c * d_gy))
+    return gx, gy
 
 
 @inline
@@ -541,6 +587,217 @@ def transport_back(x, sx, y, sy, v, sv, g, sg, gx, gy, gv, gc, sgc, hard, c, d, 
     outs, results = ((pointer(gx), pointer(gy), pointer(gv)), (d, d, d)), ((pointer(gc),), (sgc,))
     stages = (_transport_back_products, _transport_back_stage, _transport_back_blend)
     sweep(*stages, ins, outs, _NONE, results, pointer(hard), 0, c, d, lo, hi)
+
+
+# -- exponential map with transport --------------------------------------------------------------------------------
+
+
+@inline
+def _both_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    _mark_below(s, i, _exp_pull(s, i, c, like), 64.0)
+
+
+@inline
+def _both_products(v, k):  # type: ignore[no-untyped-def]
+    x = v[0]
+    y = x + (x * k[0] + v[1] * k[1])
+    h = y - x
+    wide, end = widen(x), widen(y)
+    return wide * wide, end * end, h * h, x * v[2], h * v[2]
+
+
+@inline
+def _both_stage_last(s, i, c, like):  # type: ignore[no-untyped-def]
+    _transport_pull(s, i, c, like, 2)
+
+
+@inline
+def _both_blend(v, k):  # type: ignore[no-untyped-def]
+    x = v[0]
+    y = x + (x * k[0] + v[1] * k[1])
+    return y, v[2] * k[2] + (x * k[3] + (y - x) * k[4])
+
+
+@kernel
+def expmap_transport(x, sx, u, su, v, sv, y, w, hard, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """Exponential map of the rows u at the rows x, and transport of the rows v along it."""
+    ins, outs = ((pointer(x), pointer(u), pointer(v)), (sx, su, sv)), ((pointer(y), pointer(w)), (d, d))
+    rounds = (_exp_products, _exp_stage, _exp_products_again, _both_stage, _both_products, _both_stage_last)
+    sweep_thrice(rounds, _both_blend, ins, outs, _NONE, _NONE, pointer(hard), 0, c, d, lo, hi)
+
+
+# Coefficients of the way back: 0 and 1 of the displacement, 2 to 9 of the transport's gradients, and from 10 on what
+# the exponential map's gradients need, in whose place the first three of them come last.
+
+
+@inline
+def _both_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    _exp_stage(s, i, c, like)
+    put(s, COEF + 10, i, get(s, COEF, i, like))
+    put(s, COEF + 11, i, get(s, COEF + 1, i, like))
+    put(s, COEF + 12, i, get(s, SUM + 1, i, like))
+    put(s, COEF + 13, i, load(s, SUM * BLOCK + i))
+
+
+@inline
+def _both_back_stage_moved(s, i, c, like):  # type: ignore[no-untyped-def]
+    put(s, COEF + 14, i, get(s, SUM, i, like))
+    put(s, COEF + 15, i, get(s, SUM + 1, i, like))
+    _exp_pull(s, i, c, like)
+
+
+@inline
+def _both_back_products(v, k):  # type: ignore[no-untyped-def]
+    x, w, upstream = v[0], v[2], v[4]
+    y = x + (x * k[0] + v[1] * k[1])
+    h = y - x
+    wide, end = widen(x), widen(y)
+    return wide * wide, end * end, h * h, x * w, h * w, upstream * w, upstream * x, upstream * h
+
+
+@inline
+def _both_back_stage_transport(s, i, c, like):  # type: ignore[no-untyped-def]
+    gx, gy = _transport_back_pull(s, i, c, like, 2)
+    _mark_edge(s, i, gx, gy)
+
+
+@inline
+def _both_back_upstream(v, k):  # type: ignore[no-untyped-def]
+    """Gradient by the point y, and what of the transport's gradients goes to y with one sign and to x with the other.
+
+    `transport_back` with the coefficients 2 to 9.
+    """
+    x = v[0]
+    y = x + (x * k[0] + v[1] * k[1])
+    h = y - x
+    along = v[4] * k[4] + h * k[7] + v[2] * k[6]
+    return v[3] + (along + y * k[9]), along, h
+
+
+@inline
+def _both_back_products_last(v, k):  # type: ignore[no-untyped-def]
+    g, _, _ = _both_back_upstream(v, k)
+    return g * v[0], g * v[1]
+
+
+@inline
+def _both_back_stage_last(s, i, c, like):  # type: ignore[no-untyped-def]
+    t, g, uu = get(s, COEF + 10, i, like), get(s, COEF + 11, i, like), get(s, COEF + 12, i, like)
+    xx, ww, wu = get(s, COEF + 13, i, like), get(s, COEF + 14, i, like), get(s, COEF + 15, i, like)
+    gx, gu = get(s, SUM, i, like), get(s, SUM + 1, i, like)
+    _, _, end, slope, k2, k3, k4 = _exp_chain(c, t, g, uu, xx, gx, gu, ww, wu)
+    put(s, RESULT, i, get(s, RESULT, i, like) + slope)
+    put(s, COEF + 10, i, k2)
+    put(s, COEF + 11, i, k3)
+    put(s, COEF + 12, i, k4)
+    edge = get(s, HARD, i, like)
+    put(s, HARD, i, select(end > 64.0 * _eps(end), edge, 0.0 * edge + 1.0))
+
+
+@inline
+def _both_back_blend(v, k):  # type: ignore[no-untyped-def]
+    x, u, w, upstream = v[0], v[1], v[2], v[4]
+    g, along, h = _both_back_upstream(v, k)
+    to_x = (upstream * k[3] + x * k[8] + w * k[5]) - along
+    return (
+        to_x + (g + (g * k[0] + x * k[10] + u * k[11])),
+        g * k[1] + x * k[11] + u * k[12],
+        upstream * k[2] + x * k[5] + h * k[6],
+    )
+
+
+@kernel
+def expmap_transport_back(  # type: ignore[no-untyped-def]
+    x, sx, u, su, v, sv, g, sg, h, sh, gx, gu, gv, gc, sgc, hard, c, d, lo, hi
+):
+    """Gradients of `expmap_transport` by x, u, v and c, for the upstream gradients g of y and h of w."""
+    ins = ((pointer(x), pointer(u), pointer(v), pointer(g), pointer(h)), (sx, su, sv, sg, sh))
+    outs, results = ((pointer(gx), pointer(gu), pointer(gv)), (d, d, d)), ((pointer(gc),), (sgc,))
+    rounds = (
+        _exp_products,
+        _both_back_stage,
+        _moved_products,
+        _both_back_stage_moved,
+        _both_back_products,
+        _both_back_stage_transport,
+        _both_back_products_last,
+        _both_back_stage_last,
+    )
+    sweep_fourfold(rounds, _both_back_blend, ins, outs, _NONE, results, pointer(hard), 0, c, d, lo, hi)
+
+
+# -- distance to a hyperplane --------------------------------------------------------------------------------------
+
+
+@inline
+def _plane_products(v, k):  # type: ignore[no-untyped-def]
+    h = v[0] - v[1]
+    x, p = widen(v[0]), widen(v[1])
+    return x * x, p * p, h * h, h * v[2], v[1] * v[2], v[2] * v[2]
+
+
+@inline
+def _plane_sine(s, i, c, like):  # type: ignore[no-untyped-def]
+    """What the distance is the inverse hyperbolic sine of, with the factors of its denominator."""
+    gx, gp = _gap(s, SUM, i, c, like), _gap(s, SUM + 1, i, c, like)
+    aa = get(s, SUM + 5, i, like)
+    length = sqrt(select(aa == 0.0, 1.0, aa))
+    across = gp * get(s, SUM + 3, i, like) - c * get(s, SUM + 2, i, like) * get(s, SUM + 4, i, like)
+    return 2.0 * math.sqrt(c) * across / (gp * gx * length), gx, gp, length
+
+
+@inline
+def _plane_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    sine, _, _, _ = _plane_sine(s, i, c, like)
+    angle, _ = arsinh(sine)
+    put(s, RESULT, i, angle / math.sqrt(c))
+
+
+@kernel
+def dist2plane(x, sx, p, sp, a, sa, r, hard, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """Signed distances of the rows x to the hyperplanes through the rows p with the normals a."""
+    ins, results = ((pointer(x), pointer(p), pointer(a)), (sx, sp, sa)), ((pointer(r),), (1,))
+    sweep(_plane_products, _plane_stage, _no_blend, ins, _NONE, _NONE, results, pointer(hard), 0, c, d, lo, hi)
+
+
+@inline
+def _plane_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
+    sine, gx, gp, length = _plane_sine(s, i, c, like)
+    _mark_edge(s, i, gx, gp)
+    xx, pp, hh = get(s, SUM, i, like), get(s, SUM + 1, i, like), get(s, SUM + 2, i, like)
+    ha, pa = get(s, SUM + 3, i, like), get(s, SUM + 4, i, like)
+    flat = get(s, SUM + 5, i, like) == 0.0
+    g, rc = get(s, GIVEN, i, like), math.sqrt(c)
+    angle, stretch = arsinh(sine)
+    d_sine = g / (rc * stretch)
+    d_across = d_sine * (2.0 * rc) / (gp * gx * length)
+    d_gx, d_gp = -(d_sine * sine) / gx, d_across * ha - d_sine * sine / gp
+    d_hh = -(d_across * c * pa)
+    explicit = d_sine * sine * 0.5 / c - d_across * hh * pa - g * angle * 0.5 / (c * rc)
+    put(s, RESULT, i, explicit - xx * d_gx - pp * d_gp)
+    put(s, COEF, i, d_across * gp)
+    put(s, COEF + 1, i, 2.0 * d_hh)
+    put(s, COEF + 2, i, -(2.0 * c * d_gx))
+    put(s, COEF + 3, i, -(d_across * c * hh))
+    put(s, COEF + 4, i, -(2.0 * c * d_gp))
+    put(s, COEF + 5, i, select(flat, 0.0, -(d_sine * sine) / (length * length)))
+
+
+@inline
+def _plane_back_blend(v, k):  # type: ignore[no-untyped-def]
+    x, p, a = v[0], v[1], v[2]
+    h = x - p
+    along = a * k[0] + h * k[1]
+    return along + x * k[2], (a * k[3] + p * k[4]) - along, (h * k[0] + p * k[3]) + a * k[5]
+
+
+@kernel
+def dist2plane_back(x, sx, p, sp, a, sa, g, sg, gx, gp, ga, gc, sgc, hard, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """Gradients of `dist2plane` with respect to x, p, a and c."""
+    ins, given = ((pointer(x), pointer(p), pointer(a)), (sx, sp, sa)), ((pointer(g),), (sg,))
+    outs, results = ((pointer(gx), pointer(gp), pointer(ga)), (d, d, d)), ((pointer(gc),), (sgc,))
+    stages = (_plane_products, _plane_back_stage, _plane_back_blend)
+    sweep(*stages, ins, outs, given, results, pointer(hard), 0, c, d, lo, hi)
 
 
 # -- maps about the origin -----------------------------------------------------------------------------------------

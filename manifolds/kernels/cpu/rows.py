@@ -8,9 +8,10 @@ results are linear combinations of the row's vectors. Rows are taken in blocks t
 2. *stage* turns the sums of eight rows at a time into coefficients;
 3. *blend* combines the vectors, eight coordinates at a time.
 
-A map that needs sums over intermediate vectors has more rounds of 1 and 2 (`sweep_twice`, `sweep_thrice`). Between the
-steps numbers are kept in float64 in a small scratch array whose rows are: sums (`SUM`), scalars that were given
-(`GIVEN`), scalars that are returned (`RESULT`), coefficients (`COEF`), and which rows are hard (`HARD`).
+A map that needs sums over intermediate vectors has more rounds of 1 and 2 (`sweep_twice`, `sweep_thrice`,
+`sweep_fourfold`). Between the steps numbers are kept in float64 in a small scratch array whose rows are: sums (`SUM`),
+scalars that were given (`GIVEN`), scalars that are returned (`RESULT`), coefficients (`COEF`), and which rows are hard
+(`HARD`).
 
 A stage may mark rows as `hard`: the kernel's formula does not hold there (an edge of the manifold, or no finite
 number), and the caller evaluates them by the reference.
@@ -36,12 +37,25 @@ from holonomy.manifolds.kernels.cpu.lanes import (
     widen,
 )
 
-__all__ = ["COEF", "GIVEN", "HARD", "RESULT", "SUM", "get", "less_one", "put", "sweep", "sweep_thrice", "sweep_twice"]
+__all__ = [
+    "COEF",
+    "GIVEN",
+    "HARD",
+    "RESULT",
+    "SUM",
+    "get",
+    "less_one",
+    "put",
+    "sweep",
+    "sweep_fourfold",
+    "sweep_thrice",
+    "sweep_twice",
+]
 
 #: Rows of a block.
 BLOCK = 64
 #: First rows of the scratch array's sections.
-SUM, HARD, GIVEN, RESULT, COEF, _ROWS = 0, 8, 9, 12, 16, 28
+SUM, HARD, GIVEN, RESULT, COEF, _ROWS = 0, 8, 9, 12, 16, 32
 
 #: Vectors of at most so many numbers are short: they are taken as columns.
 SHORT = 7
@@ -240,6 +254,10 @@ def _coefficients(s, i):  # type: ignore[no-untyped-def]
         s[k + 9 * BLOCK],
         s[k + 10 * BLOCK],
         s[k + 11 * BLOCK],
+        s[k + 12 * BLOCK],
+        s[k + 13 * BLOCK],
+        s[k + 14 * BLOCK],
+        s[k + 15 * BLOCK],
     )
 
 
@@ -274,6 +292,10 @@ def _lane_coefficients(s, i, like):  # type: ignore[no-untyped-def]
         get(s, COEF + 9, i, like),
         get(s, COEF + 10, i, like),
         get(s, COEF + 11, i, like),
+        get(s, COEF + 12, i, like),
+        get(s, COEF + 13, i, like),
+        get(s, COEF + 14, i, like),
+        get(s, COEF + 15, i, like),
     )
 
 
@@ -466,6 +488,29 @@ def sweep_thrice(rounds, blend, ins, outs, given, results, hard, lead, c, d, lo,
         _stages(stage_second, s, c, ins[0][0], m)
         _sum(third, source, lead, d, s, low, m)
         _stages(stage_third, s, c, ins[0][0], m)
+        _blend(blend, source, target, lead, d, s, low, m)
+        _leave(outs, target, lead, d, low, m)
+        _scatter(results[0], results[1], s, low, m)
+        _mark(s, hard, low, m)
+
+
+@inline
+def sweep_fourfold(rounds, blend, ins, outs, given, results, hard, lead, c, d, lo, hi):  # type: ignore[no-untyped-def]
+    """`sweep` with four rounds of sums, each of which sees the coefficients of those before."""
+    first, stage_first, second, stage_second, third, stage_third, fourth, stage_fourth = rounds
+    s, memory = _scratch(), _column_memory()
+    for low in range(lo, hi, BLOCK):
+        m = min(BLOCK, hi - low)
+        _gather(given[0], given[1], s, low, m)
+        source, target = _enter(ins, outs, memory, lead, d, low, m)
+        _sum(first, source, lead, d, s, low, m)
+        _stages(stage_first, s, c, ins[0][0], m)
+        _sum(second, source, lead, d, s, low, m)
+        _stages(stage_second, s, c, ins[0][0], m)
+        _sum(third, source, lead, d, s, low, m)
+        _stages(stage_third, s, c, ins[0][0], m)
+        _sum(fourth, source, lead, d, s, low, m)
+        _stages(stage_fourth, s, c, ins[0][0], m)
         _blend(blend, source, target, lead, d, s, low, m)
         _leave(outs, target, lead, d, low, m)
         _scatter(results[0], results[1], s, low, m)

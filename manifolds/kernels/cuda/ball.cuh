@@ -478,6 +478,169 @@ template <class T> struct ball_transport_back : Map {
     }
 };
 
+// -- exponential map with transport --------------------------------------------------------------------------------
+
+// The two maps one after the other: `e` has the rounds 0 to 2, and round 3 are the sums of the transport to y.
+template <class T> struct ball_expmap_transport : Map {
+    static constexpr int vectors = 3, outs = 2, rounds = 4, optional = 2;
+    using Moved = BallExpmap<T, true>;
+    METHOD static constexpr int wide(int r) { return r < 3 ? Moved::wide(r) : 2; }
+    METHOD static constexpr int plain(int r) { return r < 3 ? Moved::plain(r) : 3; }
+    Moved e;
+    ball_transport<T> t;
+    METHOD bool needs() const { return e.needs(); }
+    METHOD T end(const T* v) const { return e.moved(v) * e.pull; }
+    template <int r> METHOD void add(Round<r>, const T* v, double* w, T* s) const { e.add(Round<r>(), v, w, s); }
+    template <int r, class R> METHOD void stage(Round<r>, R& row, const double* w, const T* s) {
+        e.stage(Round<r>(), row, w, s);
+    }
+    METHOD void add(Round<3>, const T* v, double* w, T* s) const {
+        T p[3] = {v[0], end(v), v[2]};
+        t.add(Round<0>(), p, w, s);
+    }
+    template <class R> METHOD void stage(Round<3>, R& row, const double* w, const T* s) {
+        t.stage(Round<0>(), row, w, s);
+    }
+    METHOD void blend(const T* v, T* o, int i, int d) const {
+        T p[3] = {v[0], end(v), v[2]};
+        o[0] = p[1];
+        t.blend(p, o + 1, i, d);
+    }
+};
+
+// The gradient by y, of which the transport has a part, goes back through the pull inside and the exponential map.
+template <class T> struct ball_expmap_transport_back : Map {
+    static constexpr int vectors = 5, outs = 3, rounds = 5, optional = 2;
+    using Moved = BallExpmap<T, true>;
+    METHOD static constexpr int wide(int r) { return r < 2 ? Moved::wide(r) : r == 3 ? 2 : 1; }
+    METHOD static constexpr int plain(int r) { return r == 0 ? 1 : r == 1 ? 2 : r == 2 ? 0 : r == 3 ? 6 : 5; }
+    BallExpmapBack<T, false> e;
+    ball_transport_back<T> t;
+    T pull = T(1);
+    METHOD bool needs() const { return e.edge; }
+
+    METHOD void add(Round<0>, const T* v, double* w, T* s) const {
+        w[0] += wide_square(v[0]);
+        s[0] += v[1] * v[1];
+    }
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        T sums[3] = {s[0], T(0), T(0)};
+        e.stage(Round<0>(), row, w, sums);
+    }
+    METHOD void add(Round<1>, const T* v, double* w, T* s) const { e.add(Round<1>(), v, w, s); }
+    template <class R> METHOD void stage(Round<1>, R& row, const double* w, const T* s) {
+        e.stage(Round<1>(), row, w, s);
+    }
+    METHOD void add(Round<2>, const T* v, double* w, T*) const { w[0] += wide_square(e.moved(v)); }
+    template <class R> METHOD void stage(Round<2>, R& row, const double* w, const T*) {
+        pull = Pull<T>(w[0], row.curvature.wide).scale;
+    }
+    METHOD void add(Round<3>, const T* v, double* w, T* s) const {
+        T p[4] = {v[0], e.moved(v) * pull, v[2], v[4]};
+        t.add(Round<0>(), p, w, s);
+    }
+    template <class R> METHOD void stage(Round<3>, R& row, const double* w, const T* s) {
+        t.stage(Round<0>(), row, w, s);
+        held = row.slope;
+    }
+    double held;
+    METHOD void split(const T* v, T* o) const {
+        T p[4] = {v[0], e.moved(v) * pull, v[2], v[4]};
+        t.blend(p, o, 0, 0);
+        o[1] += v[3];
+    }
+    METHOD void add(Round<4>, const T* v, double* w, T* s) const {
+        T o[3], y = e.moved(v);
+        split(v, o);
+        w[0] += wide_square(y);
+        s[0] += o[1] * v[0];
+        s[1] += o[1] * v[1];
+        s[2] += o[1] * y;
+        s[3] += v[0] * y;
+        s[4] += v[1] * y;
+    }
+    template <class R> METHOD void stage(Round<4>, R& row, const double* w, const T* s) {
+        PullBack<T> back;
+        back.from(w[0], s[2], row.curvature.wide);
+        T at_x = back.scale * s[0] - back.along * s[3], at_u = back.scale * s[1] - back.along * s[4];
+        e.chain(row, at_x, at_u, back.scale, back.along, back.slope);
+        row.slope += held;
+    }
+    METHOD void blend(const T* v, T* o, int i, int d) const {
+        split(v, o);
+        T p[3] = {v[0], v[1], o[1]}, q[2];
+        e.blend(p, q, i, d);
+        o[0] += q[0];
+        o[1] = q[1];
+    }
+};
+
+// -- distance to a hyperplane --------------------------------------------------------------------------------------
+
+template <class T> struct BallPlane : Map {
+    static constexpr int vectors = 3;
+    METHOD static constexpr int wide(int) { return 2; }
+    METHOD static constexpr int plain(int) { return 4; }
+    Gap<T> x, p;
+    T c, rc, xx, pp, hh, ha, pa, aa, length, across, sine;
+    METHOD void add(Round<0>, const T* v, double* w, T* s) const {
+        T h = v[0] - v[1];
+        w[0] += wide_square(v[0]);
+        w[1] += wide_square(v[1]);
+        s[0] += h * h;
+        s[1] += h * v[2];
+        s[2] += v[1] * v[2];
+        s[3] += v[2] * v[2];
+    }
+    METHOD void from(Curvature<T> curvature, const double* w, const T* s) {
+        x = Gap<T>(w[0], curvature.wide);
+        p = Gap<T>(w[1], curvature.wide);
+        c = curvature.c, rc = curvature.rooted(), xx = T(w[0]), pp = T(w[1]);
+        hh = s[0], ha = s[1], pa = s[2], aa = s[3];
+        length = aa == T(0) ? T(1) : root(aa);
+        across = p.value * ha - c * hh * pa;
+        sine = T(2) * rc * across / (p.value * x.value * length);
+    }
+    METHOD T angle() const {
+        T t = magnitude(sine), a = log_one_plus(t + t * t / (T(1) + root(T(1) + t * t)));
+        return sine < T(0) ? -a : a;
+    }
+};
+
+template <class T> struct ball_dist2plane : BallPlane<T> {
+    static constexpr int outs = 0, scalars = 1;
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        this->from(row.curvature, w, s);
+        row.scalar = this->angle() / this->rc;
+    }
+};
+
+template <class T> struct ball_dist2plane_back : BallPlane<T> {
+    static constexpr int outs = 3, givens = 1;
+    T k0, k1, k2, k3, k4, k5;
+    template <class R> METHOD void stage(Round<0>, R& row, const double* w, const T* s) {
+        this->from(row.curvature, w, s);
+        T c = this->c, rc = this->rc, gx = this->x.value, gp = this->p.value, hh = this->hh, pa = this->pa;
+        T d_sine = row.given / (rc * root(T(1) + this->sine * this->sine)), turn = d_sine * this->sine;
+        T d_across = d_sine * (T(2) * rc) / (gp * gx * this->length);
+        T d_gx = -turn / gx * this->x.free, d_gp = (d_across * this->ha - turn / gp) * this->p.free;
+        T held = turn * T(0.5) / c - d_across * hh * pa - row.given * this->angle() * T(0.5) / (c * rc);
+        row.slope = double(held - this->xx * d_gx - this->pp * d_gp);
+        k0 = d_across * gp;
+        k1 = -(T(2) * d_across * c * pa);
+        k2 = -(T(2) * c * d_gx);
+        k3 = -(d_across * c * hh);
+        k4 = -(T(2) * c * d_gp);
+        k5 = this->aa == T(0) ? T(0) : -turn / this->aa;
+    }
+    METHOD void blend(const T* v, T* o, int, int) const {
+        T h = v[0] - v[1], along = v[2] * k0 + h * k1;
+        o[0] = along + v[0] * k2;
+        o[1] = (v[2] * k3 + v[1] * k4) - along;
+        o[2] = (h * k0 + v[1] * k3) + v[2] * k5;
+    }
+};
+
 // -- maps about the origin -----------------------------------------------------------------------------------------
 
 template <class T, bool inside> struct BallExpmap0 : Map {

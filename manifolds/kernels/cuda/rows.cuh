@@ -209,6 +209,8 @@ METHOD double evaluate(const Group& group, const Addresses<T, Op::vectors, Op::o
     if constexpr (Op::rounds > 2) {
         if (Op::optional != 2 || group.any(op.needs())) work.template round<2>(row);
     }
+    if constexpr (Op::rounds > 3) work.template round<3>(row);
+    if constexpr (Op::rounds > 4) work.template round<4>(row);
     if constexpr (Op::outs > 0) {
         T* out[Op::outs];
 #pragma unroll

@@ -33,10 +33,12 @@ KERNELS = {
     "ball": (
         "dist",
         "dist2",
+        "dist2plane",
         "expmap",
         "expmap0",
         "expmap0_inside",
         "expmap_inside",
+        "expmap_transport",
         "logmap",
         "logmap0",
         "mobius_add",

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from holonomy.manifolds import ConvergenceError
 from holonomy.manifolds.functions import arsinhc
+from holonomy.manifolds.gyrovector import lifted_sum
 from holonomy.manifolds.kernels import channels
 from holonomy.models.architectures.poincare_resnet.functions import (
     TINY,
@@ -88,6 +89,24 @@ def _weighted(weights: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
     return values if weights is None else tuple(weights * value for value in values)
 
 
+def _points_last(
+    x: Tensor, weights: Tensor | None, axis: int, over: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None, list[int]]:
+    """Points with their coordinates last, a weight for each, and the axes to sum over, as `lifted_sum` takes them."""
+    if weights is not None:
+        weights = weights.expand(*x.shape[: x.dim() + axis], 1, *x.shape[x.dim() + axis + 1 :]).squeeze(axis)
+    own = axis % x.dim()
+    return x.movedim(axis, -1), weights, [i - (i > own) for i in (d % x.dim() for d in over)]
+
+
+def _is_lifted(x: Tensor, c: Tensor, weights: Tensor | None, axis: int, over: tuple[int, ...]) -> bool:
+    """Whether there is a kernel for midpoints over some of the axes, or with weights.
+
+    Only of points whose coordinates are neighbours in memory: to turn others costs more than it saves.
+    """
+    return x.stride(axis) == 1 and lifted_sum.takes(*_points_last(x, weights, axis, over), c)
+
+
 def poincare_midpoint(
     x: Tensor,
     c: Tensor | float,
@@ -133,6 +152,9 @@ def poincare_midpoint(
     limit = projection_limit(x.dtype)
     if weights is None and set(over) == set(_others(x, axis)):
         doubled = evaluate(_WholeMidpoint, backward, x, c, axis, space, limit, kernel=_MIDPOINT)
+    elif space == "ball" and backward == "manual" and _is_lifted(x, c, weights, axis, over):
+        time, along = lifted_sum(*_points_last(x, weights, axis, over), c)
+        doubled = (along / time.clamp_min(TINY)).to(x.dtype).movedim(-1, axis)
     else:
         doubled = evaluate(_DoubledMidpoint, backward, x, c, weights, axis, over, space, limit)
     middle = half(doubled, c, axis, backward=backward)

@@ -13,7 +13,8 @@ from holonomy.manifolds import PoincareBall, gyrovector, kernels
 from holonomy.manifolds.kernels import dispatch
 from holonomy.manifolds.kernels.operators import Fused
 
-OPERATIONS = {name: f for name, f in vars(gyrovector).items() if isinstance(f, Fused)}
+#: Those of one result; `expmap_transport` has its own tests.
+OPERATIONS = {name: f for name, f in vars(gyrovector).items() if isinstance(f, Fused) and len(f.result) == 1}
 DTYPES = (torch.float32, torch.float64)
 #: Values and gradients differ from the reference by roundings: its own, and those of sums in another order; in units
 #: of the dtype's eps, relative to the largest entry. The curvature's gradient is a sum of terms of both signs.
@@ -35,10 +36,10 @@ def _arguments(f: Fused, *size: int, dtype: torch.dtype, c: float = 1.0, seed: i
     return tensors
 
 
-def _units(a: Tensor, b: Tensor) -> float:
+def _units(a: Tensor, b: Tensor, least: float = 0.0) -> float:
     assert a.shape == b.shape
     assert a.dtype == b.dtype
-    scale = float(b.abs().max()) if b.numel() else 1.0
+    scale = max(float(b.abs().max()), least) if b.numel() else 1.0
     return float((a - b).abs().max()) / ((scale or 1.0) * torch.finfo(b.dtype).eps) if b.numel() else 0.0
 
 
@@ -56,12 +57,14 @@ def _differentiated(function: Any, tensors: list[Tensor], c: Any) -> tuple[Tenso
 def test_values_and_gradients_equal_the_reference(name: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     f = OPERATIONS[name]
     tensors = _arguments(f, *size, dtype=dtype, c=0.7)
+    # In one dimension a plane's normal has nowhere to turn: of terms of order 1, their roundings are left.
+    least = 1.0 if name == "dist2plane" and size[-1] == 1 else 0.0
     for c in (0.7, torch.tensor(0.7, dtype=dtype)):
         value, gradients = _differentiated(f, tensors, c)
         expected, wanted = _differentiated(f.reference, tensors, c)
         assert _units(value, expected) <= VALUE
         for gradient, want in zip(gradients[: f.vectors], wanted, strict=False):
-            assert _units(gradient, want) <= GRADIENT
+            assert _units(gradient, want, least) <= GRADIENT
         if isinstance(c, Tensor) and float(wanted[-1].abs()) > 0:
             scale = sum(float((g * t).abs().sum()) for g, t in zip(wanted, tensors, strict=False))
             assert abs(float(gradients[-1] - wanted[-1])) <= SLOPE * torch.finfo(dtype).eps * scale
@@ -100,7 +103,9 @@ def test_hard_rows_are_the_reference_itself(name: str, dtype: torch.dtype) -> No
         for row, other in zip(result, want, strict=True):
             # One rounding of g at the edge is a factor of its own size; what is compared is the order of magnitude.
             scale = float(other.abs().max())
-            assert float((row - other).abs().max()) <= 0.2 * scale + 1e-30
+            # Of a plane's normal along the coordinate axis that the point is on, terms of order 1 cancel.
+            left = 4.0 * torch.finfo(dtype).eps if name == "dist2plane" else 1e-30
+            assert float((row - other).abs().max()) <= 0.2 * scale + left
     tensors[0][6, 0] = math.nan
     value = f(*tensors, 1.0)
     assert bool(value[6].isnan().any())
