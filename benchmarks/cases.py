@@ -29,6 +29,7 @@ from holonomy.manifolds.kernels.subspace_logits import subspace_logits
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
 from holonomy.models.representation.grassmann_class import GrassmannClassifier, param_groups
 from holonomy.optim import RiemannianAdam, RiemannianSGD
+from holonomy.theory.wide_cnn import HierarchicalKernel, sample_multisphere
 
 __all__ = ["CASES", "Case"]
 
@@ -320,6 +321,31 @@ def hadamard(rows: int, n: int) -> Thunks:
     """Walsh-Hadamard transform."""
     x = torch.randn(rows, n, generator=_generator())
     return {"holonomy": lambda: hadamard_transform(x), "plain torch": _reference(lambda: hadamard_transform(x))}
+
+
+def hierarchical_ntk(n: int) -> Thunks:
+    """NTK of a convolutional hierarchy of six layers for inputs of 32 patches of two numbers, float64."""
+    x = sample_multisphere(n, 32, 2, _generator())
+    kernel = HierarchicalKernel((2, 2, 2, 2, 2, 2))
+    patches = x.numpy()
+
+    def plain() -> np.ndarray:
+        """The recursion as one writes it in NumPy, for blocks of rows that fit memory."""
+        return np.concatenate([_ntk_rows(patches[k : k + 64], patches) for k in range(0, n, 64)])
+
+    return {"holonomy": lambda: kernel(x), "NumPy": plain}
+
+
+def _ntk_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    t = np.einsum("nps,mps->pnm", x, y).clip(-1.0, 1.0)
+    values = slopes = t
+    for layer in range(6):
+        if layer:
+            values, slopes = (a.reshape(-1, 2, *a.shape[1:]).mean(1) for a in (values, slopes))
+        angle = np.pi - np.arccos(values.clip(-1.0, 1.0))
+        found = (values * angle + np.sqrt(1.0 - values.clip(-1.0, 1.0) ** 2)) / np.pi
+        values, slopes = found, found + slopes * angle / np.pi
+    return np.asarray(slopes.mean(0))
 
 
 def recurrence() -> Thunks:
