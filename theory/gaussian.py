@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["gaussian_expectation", "gaussian_nodes"]
+__all__ = ["gaussian_expectation", "gaussian_nodes", "gaussian_pair_nodes"]
 
 #: Gaussian numbers beyond this many standard deviations weigh less than 1e-17.
 _FAR = 9.0
@@ -66,27 +66,49 @@ def gaussian_expectation(f: Callable[..., Tensor], K: float | Tensor, order: int
     if not isinstance(K, Tensor) or K.ndim == 0:
         z, weights = gaussian_nodes(float(K), order)
         return float((f(z) * weights).sum())
+    a, b, c = _covariance(K)
+    u, v, weights = _pair_nodes(a, b, c, order)
+    return float((f(u, v) * weights).sum())
+
+
+def gaussian_pair_nodes(K: Tensor, order: int = 60) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes u, v and weights of N(0, K) for a (2, 2) covariance, float64, (4 order^2,) each and split at both zeros.
+
+    Raises
+    ------
+    ValueError
+        For a matrix that is not a covariance, or an order below 2.
+    """
+    a, b, c = _covariance(K)
+    return _pair_nodes(a, b, c, order)
+
+
+def _covariance(K: Tensor) -> tuple[float, float, float]:
     if K.shape != (2, 2):
         raise ValueError(f"gaussian_expectation: 'K' must be a number or (2, 2), got {tuple(K.shape)}")
     (a, c), (d, b) = K.double().tolist()
     if a < 0 or b < 0 or abs(c - d) > 1e-12 * (a + b) or c * c > a * b * (1.0 + 1e-12):
         raise ValueError(f"gaussian_expectation: 'K' must be a covariance matrix, got {K.tolist()}")
+    return a, b, c
+
+
+def _pair_nodes(a: float, b: float, c: float, order: int) -> tuple[Tensor, Tensor, Tensor]:
     if a == 0.0:
         z, weights = gaussian_nodes(b, order)
-        return float((f(torch.zeros_like(z), z) * weights).sum())
+        return torch.zeros_like(z), z, weights
     x, u = gaussian_nodes(a, order)
     rest = math.sqrt(max(b - c * c / a, 0.0))
-    # The second number has its kink at 0 wherever the first one is: each half is integrated by itself.
     mean = (c / a) * x
     if rest == 0.0:
-        return float((f(x, mean) * u).sum())
+        return x, mean, u
+    # The second number has its kink at 0 wherever the first one is: each half is integrated by itself.
     t, w = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(order))
     kink = (-mean / rest).clamp(-_FAR, _FAR)
-    total = 0.0
+    parts = []
     for low, high in ((torch.full_like(kink, -_FAR), kink), (kink, torch.full_like(kink, _FAR))):
         half = 0.5 * (high - low).unsqueeze(1)
         e = half * (t + 1.0) + low.unsqueeze(1)
         density = torch.exp(-0.5 * e * e) / math.sqrt(2.0 * math.pi)
-        values = f(x.unsqueeze(1).expand_as(e), mean.unsqueeze(1) + rest * e)
-        total += float((values * density * half * w * u.unsqueeze(1)).sum())
-    return total
+        parts.append((x.unsqueeze(1).expand_as(e), mean.unsqueeze(1) + rest * e, density * half * w * u.unsqueeze(1)))
+    first, second, weights = (torch.cat([part[k].flatten() for part in parts]) for k in range(3))
+    return first, second, weights

@@ -60,7 +60,8 @@ def write_gram(
     """Write a Gram matrix to a .npy file and return it mapped, read-only.
 
     Half of the blocks are computed, each written twice. Memory is that of one block, whatever n: 30,000 inputs make a
-    file of 7.2 GB in float64, and need some tens of MB beside it. The file appears under its name when it is complete.
+    file of 7.2 GB in float64, and need some 100 MB beside it (pages of the file that the system keeps count as its
+    cache). The file appears under its name when it is complete.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from holonomy.theory.deep_learning_theory.recursions import fluctuation_recursio
 from holonomy.theory.deep_learning_theory.recursions import kernel_recursion as kernel_recursion
 from holonomy.theory.deep_learning_theory.recursions import ntk_recursion as ntk_recursion
 from holonomy.theory.deep_learning_theory.recursions import susceptibilities as susceptibilities
+from holonomy.theory.deep_learning_theory.recursions import vertex_recursion as vertex_recursion
 from holonomy.theory.deep_learning_theory.symbolic import solve_scale_invariant as solve_scale_invariant
 from holonomy.theory.deep_learning_theory.symbolic import symbolic_coefficients as symbolic_coefficients
 from holonomy.theory.deep_learning_theory.training import CriticalMLP as CriticalMLP

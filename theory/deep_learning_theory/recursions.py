@@ -5,6 +5,7 @@ lambda_b for biases and lambda_W / fan-in for weights (Roberts, Yaida and Hanin,
 2022). Finite-width tensors are those of a single input, in units of 1/n_(l-1).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holonomy.theory.activations import Activation, activation
-from holonomy.theory.gaussian import gaussian_expectation, gaussian_nodes
+from holonomy.theory.gaussian import gaussian_expectation, gaussian_nodes, gaussian_pair_nodes
 
 __all__ = [
     "LayerStats",
@@ -22,6 +23,7 @@ __all__ = [
     "moments",
     "ntk_recursion",
     "susceptibilities",
+    "vertex_recursion",
 ]
 
 
@@ -277,3 +279,59 @@ def _next(
     )
     K = C_b + C_W * m.s2
     return LayerStats(K, lambda_b + lambda_W * m.s2 + perp * theta, V, A, B, D, F)
+
+
+def vertex_recursion(
+    act: str | Activation, widths: Sequence[int], C_b: float, C_W: float, K0: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Kernels and four-point vertices of two inputs, to leading order in 1/n.
+
+    V_(12)(34)/n is the covariance over networks of the kernels of inputs 1, 2 and of 3, 4; layer by layer
+
+        V'_(12)(34) = C_W^2 (<s_1 s_2 s_3 s_4> - <s_1 s_2><s_3 s_4>)
+                      + C_W^2 r/4 sum V^(bc)(de) <s_1 s_2 (z_b z_c - G_bc)><s_3 s_4 (z_d z_e - G_de)>
+
+    with r = n_l/n_(l-1), and indices raised by the inverse of the kernel G.
+
+    Parameters
+    ----------
+    act, widths, C_b, C_W
+        As for `fluctuation_recursion`.
+    K0 : Tensor, shape (2, 2)
+        x_a.x_b/n_0 of two inputs that are not parallel.
+
+    Returns
+    -------
+    list of (Tensor, Tensor)
+        Kernel (2, 2) and vertex (2, 2, 2, 2) of layers 1, ..., L.
+
+    Raises
+    ------
+    ValueError
+        For widths that are empty or not positive, C_W <= 0, C_b < 0, or a matrix that is not a regular covariance.
+    """
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"vertex_recursion: 'widths' must be at least two positive numbers, got {list(widths)}")
+    _check(len(widths) - 1, C_b, C_W)
+    if K0.shape != (2, 2) or not float(torch.linalg.det(K0.double())) > 0.0:
+        raise ValueError(f"vertex_recursion: 'K0' must be a regular (2, 2) covariance, got {K0.tolist()}")
+    found = activation(act)
+    G, V = C_b + C_W * K0.double(), torch.zeros(2, 2, 2, 2, dtype=torch.float64)
+    layers = [(G, V)]
+    for before, n in itertools.pairwise(widths[:-1]):
+        u, v, weights = gaussian_pair_nodes(G)
+        z = torch.stack([u, v])
+        s = found.sigma(z)
+        products = s.unsqueeze(1) * s  # (2, 2, nodes)
+        mean = products @ weights
+        fourth = torch.einsum("abk,cdk,k->abcd", products, products, weights)
+        source = fourth - torch.einsum("ab,cd->abcd", mean, mean)
+        centred = z.unsqueeze(1) * z - G.unsqueeze(2)
+        response = torch.einsum("abk,cdk,k->abcd", products, centred, weights)
+        inverse = torch.linalg.inv(G)
+        raised = torch.einsum("abcd,ae,bf,cg,dh->efgh", V, inverse, inverse, inverse, inverse)
+        carried = torch.einsum("abef,efgh,cdgh->abcd", response, raised, response)
+        V = C_W**2 * (source + 0.25 * n / before * carried)
+        G = C_b + C_W * mean
+        layers.append((G, V))
+    return layers

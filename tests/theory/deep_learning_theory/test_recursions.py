@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from holonomy.theory.activations import leaky_relu, monomial
+from holonomy.theory.activations import activation, leaky_relu, monomial
 from holonomy.theory.deep_learning_theory import (
     critical_point,
     fluctuation_recursion,
     kernel_recursion,
     ntk_recursion,
     susceptibilities,
+    vertex_recursion,
 )
 from holonomy.theory.ntk import fc_kernels
 
@@ -65,6 +66,36 @@ def test_kernels_of_several_inputs_are_those_of_relu_networks() -> None:
     assert kernel_recursion("relu", 3, 0.1, 1.8, 1.0)[0] == pytest.approx(1.9)
 
 
+@pytest.mark.parametrize("act", ["relu", "tanh"])
+def test_the_vertex_of_two_inputs(act: str) -> None:
+    """On one input that of `fluctuation_recursion`; across inputs the covariance of kernels over networks."""
+    C_W, widths = (2.0 if act == "relu" else 1.0), [4, 60, 120, 60, 8]
+    K0 = torch.tensor([[1.0, 0.4], [0.4, 1.5]], dtype=torch.float64)
+    layers = vertex_recursion(act, widths, 0.0, C_W, K0)
+    single = fluctuation_recursion(act, widths, 0.0, C_W, 1.0, 1.0, x_norm2=1.5)
+    for (G, V), s in zip(layers, single, strict=True):
+        assert float(G[1, 1]) == pytest.approx(s.K, rel=1e-9)
+        assert float(V[1, 1, 1, 1]) == pytest.approx(s.V, rel=1e-7, abs=1e-9)
+        for order in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):
+            assert torch.allclose(V.permute(order), V, atol=1e-9)
+    generator, nets = torch.Generator().manual_seed(0), 20_000
+    kernels = (C_W * K0).expand(nets, 2, 2)
+    for n in widths[1:-1]:
+        factor = torch.linalg.cholesky(kernels)
+        z = factor @ torch.randn(nets, 2, n, dtype=torch.float64, generator=generator)
+        s = activation(act).sigma(z)
+        kernels = C_W * s @ s.mT / n
+    pairs = kernels[:, (0, 0, 1), (0, 1, 1)]
+    centred = pairs - pairs.mean(0)
+    products = centred.unsqueeze(2) * centred.unsqueeze(1)
+    measured, error = widths[-2] * products.mean(0), widths[-2] * products.std(0) / nets**0.5
+    V = layers[-1][1]
+    wanted = torch.stack([V[i, j][(0, 0, 1), (0, 1, 1)] for i, j in ((0, 0), (0, 1), (1, 1))])
+    # Four standard errors, and the next order of some 5/n in each of three layers.
+    assert bool(((measured - wanted).abs() < 4.0 * error + 0.2 * wanted.abs()).all())
+    assert bool((wanted.abs() > 8.0 * error).any())
+
+
 def test_h_is_the_derivative_of_chi_perp() -> None:
     step = 1e-4
     for act in ("tanh", "gelu", "sin"):
@@ -103,6 +134,8 @@ def test_critical_points() -> None:
         (lambda: kernel_recursion("relu", 1, -1.0, 2.0, 1.0), "C_b >= 0"),
         (lambda: kernel_recursion("relu", 1, 0.0, 0.0, 1.0), "C_W > 0"),
         (lambda: kernel_recursion("relu", 1, 0.0, 2.0, -1.0), "'K0' must be at least 0"),
+        (lambda: vertex_recursion("relu", [4], 0.0, 2.0, torch.eye(2)), "'widths'"),
+        (lambda: vertex_recursion("relu", [4, 4], 0.0, 2.0, torch.ones(2, 2)), "regular"),
         (lambda: susceptibilities("relu", 0.0, 2.0), "'K' must be positive"),
         (lambda: fluctuation_recursion("relu", [4], 0.0, 2.0, 1.0, 1.0), "'widths'"),
         (lambda: fluctuation_recursion("relu", [4, 0], 0.0, 2.0, 1.0, 1.0), "'widths'"),
