@@ -61,9 +61,11 @@ class Config:
     exact_nets: int = 40_000
     """Networks of each."""
     wide: int = 256
-    """Width at which the growth of the vertex is measured, over eight layers."""
+    """Width at which the growth of the vertex is measured."""
     collapse: tuple[int, ...] = (16, 32, 64, 128)
     """Widths of the figure in which curves fall onto each other."""
+    depth: int = 8
+    """Layers over which it grows; its slope is that of the first eight."""
     deep: int = 400
     """Layers of the recursion for tanh."""
     trained_width: int = 512
@@ -82,6 +84,8 @@ class Config:
     """Seeds; each variant runs once a seed."""
 
     def __post_init__(self) -> None:
+        if self.depth < 8:
+            raise ValueError(f"depth must be at least 8, got {self.depth}")
         if self.layers < 2 or self.narrow * 2 != self.width:
             raise ValueError(f"wanted layers >= 2 and narrow = width/2, got {self.layers}, {self.narrow}, {self.width}")
         if len(self.probe) < 4 or len(self.exact) < 1 or self.trained < 2:
@@ -96,6 +100,7 @@ class Config:
             exact=(8, 16, 32, 64, 128),
             exact_nets=400_000,
             wide=1024,
+            depth=50,
             collapse=(16, 32, 64, 128, 256, 512, 1024),
             trained=200,
             probe=(32, 64, 128, 256, 512, 1024),
@@ -150,7 +155,7 @@ def measure_vertex(trial: Trial, config: Config) -> Measurements:
         measured = vertex(kernels[:, 4], n)
         exact.append(abs(measured.value - 4.0 * n * ((1.0 + 5.0 / n) ** 4 - 1.0)) / measured.error)
         leading.append(abs(measured.value - 80.0) / measured.error)
-    depth = 8
+    depth = config.depth
     grown = sample_kernels([8, *[config.wide] * depth], "relu", 0.0, 2.0, 1.0, config.exact_nets, seed=trial.seed)
     ratios = [vertex(grown[:, k], config.wide).value / 4.0 for k in range(depth)]
     curves = {}
@@ -161,7 +166,7 @@ def measure_vertex(trial: Trial, config: Config) -> Measurements:
     return {
         "standard errors from the exact value": max(exact),
         "standard errors from the leading order": max(leading),
-        "slope": float(np.polyfit(np.arange(1, depth + 1), ratios, 1)[0]),
+        "slope": float(np.polyfit(np.arange(1, 9), ratios[:8], 1)[0]),
         **curves,
     }
 

@@ -17,7 +17,8 @@ from holonomy.theory.deep_learning_theory.symbolic import (
     solve_scale_invariant,
     symbolic_coefficients,
 )
-from holonomy.theory.ensembles import sample_fluctuations, sample_kernels, vertex
+from holonomy.theory.deep_learning_theory.training import vertex_rate
+from holonomy.theory.ensembles import estimate, sample_fluctuations, sample_kernels, vertex
 from holonomy.theory.gaussian import gaussian_expectation
 
 #: Intervals of ensembles are this many standard errors to either side.
@@ -36,6 +37,7 @@ def checks(seed: int = 0) -> list[Check]:
         *exact_vertex(seed),
         *second_layer(seed),
         unequal_widths(seed),
+        *residual(seed),
     ]
 
 
@@ -223,3 +225,40 @@ def unequal_widths(seed: int, nets: int = 100_000) -> Check:
         low=measured.value - ERRORS * measured.error - slack,
         high=measured.value + ERRORS * measured.error + slack,
     )
+
+
+def residual(seed: int, n: int = 128, depth: int = 9, nets: int = 20_000) -> list[Check]:
+    """Growth of the vertex with residual connections z' = xi + gamma z, C_W A_2 = 1 - gamma^2, for linear networks.
+
+    Given a layer, xi is Gaussian with independent neurons: drawing it so is exact in law.
+    """
+    found = []
+    for gamma in (0.0, 0.6):
+        rng = np.random.default_rng([seed, int(10 * gamma)])
+        z = rng.standard_normal((nets, n))
+        layers, ratios, errors = [], [], []
+        for layer in range(1, depth):
+            spread = (1.0 - gamma**2) * np.square(z).mean(1, keepdims=True)
+            z = gamma * z + np.sqrt(spread) * rng.standard_normal((nets, n))
+            square = np.square(z)
+            mean = square.mean(1)
+            pairs = (square.sum(1) ** 2 - np.square(square).sum(1)) / (n * (n - 1))
+            ratio = estimate(pairs, mean, mean)
+            layers.append(layer)
+            ratios.append(n * ratio.value / float(mean.mean()) ** 2)
+            errors.append(n * ratio.error / float(mean.mean()) ** 2)
+        weights = np.array(layers) / np.square(layers).sum()
+        rate = float(weights @ np.array(ratios))
+        # Layers share their networks: their errors add up at worst; what is left out is of relative order nu L/(2 n).
+        error = ERRORS * float(weights @ np.array(errors)) + vertex_rate("linear", gamma) ** 2 * depth / (2.0 * n)
+        found.append(
+            Check(
+                f"V/(n K^2) = nu(gamma) L/n of residual linear networks, gamma = {gamma}: rate",
+                vertex_rate("linear", gamma),
+                rate,
+                f"n = {n}, {depth - 1} layers, {nets} networks",
+                low=rate - error,
+                high=rate + error,
+            )
+        )
+    return found
