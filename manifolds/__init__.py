@@ -1,6 +1,7 @@
 """Manifolds: types with exact geometry, the parameters that live on them, and what is built on their operations."""
 
 from holonomy.manifolds.base import Manifold as Manifold
+from holonomy.manifolds.birkhoff import Birkhoff as Birkhoff
 from holonomy.manifolds.checks import SlopeCheck as SlopeCheck
 from holonomy.manifolds.checks import check_gradient as check_gradient
 from holonomy.manifolds.checks import check_hessian as check_hessian

@@ -170,8 +170,9 @@ def _check_masses(cost: Tensor, a: Tensor, b: Tensor) -> None:
             raise TypeError(f"sinkhorn: {name!r} must be a tensor of the dtype of 'cost', {cost.dtype}, got {got}")
         if masses.ndim < 1 or masses.shape[-1] != size:
             raise ValueError(f"sinkhorn: {name!r} has shape {tuple(masses.shape)}, wanted a last dimension of {size}")
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or a.device.type == "meta":
-        return  # values cannot be looked at
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or a.device.type == "meta" or type(a) is not Tensor:
+        return  # values cannot be looked at, or only at a price (fake and distributed tensors)
     for name, masses in (("a", a.detach()), ("b", b.detach())):
         if masses.numel() and not bool(((masses >= 0) & (masses < math.inf)).all()):
             low, high = float(masses.min()), float(masses.max())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Euclidean, Grassmann, Lorentz, Manifold, PoincareBall, Simplex, Sphere, Stiefel
+from holonomy.manifolds import Birkhoff, Euclidean, Grassmann, Lorentz, Manifold, PoincareBall, Simplex, Sphere, Stiefel
 
 Inputs = dict[str, Tensor]
 
@@ -229,6 +229,36 @@ def _simplex(n: int, retraction: str) -> Case:
     )
 
 
+def _birkhoff(n: int) -> Case:
+    uniform = [[1.0 / n] * n] * n
+    permutation = [[float(j == (i + 1) % n) for j in range(n)] for i in range(n)]
+    return Case(
+        id=f"Birkhoff(n={n})",
+        kind=Birkhoff,
+        shape=(n, n),
+        dimension=(n - 1) ** 2,
+        injectivity_radius=0.0,
+        # No bounds are known; the values are compared with the Riemann tensor in the manifold's own tests.
+        curvature=(-math.inf, math.inf),
+        # Entries of at least 1/(2 n): a step of this length changes none by more than a third.
+        reach=0.5 / n**0.5,
+        tame=lambda x: 0.5 * x + 0.5 / n,
+        lacks=_NO_GEODESICS,
+        retraction_order=1,
+        invalid_shapes=((), (3,), (2, 3), (1, 1), (0, 0)),
+        invalid_points=(2.0 * torch.eye(n), torch.zeros(n, n), torch.ones(n, n)),
+        hard_pairs=((uniform, uniform), (permutation, uniform), (uniform, permutation), (permutation, permutation)),
+        statistic=lambda x: x.flatten(1),
+        expectation=(1.0 / n,) * n**2,
+    )
+
+
+#: Operations that need the exponential map in closed form.
+_NO_GEODESICS = frozenset(
+    {"expmap", "logmap", "dist", "dist2", "transp_follow_expmap", "expmap_transp", "geodesic", "geodesic_unit"}
+)
+
+
 #: Agreement of the retractions of Stiefel with exp, where it is better than first order.
 _SECOND_ORDER = {("euclidean", "polar"), ("canonical", "cayley")}
 
@@ -362,6 +392,8 @@ CASES: tuple[Case, ...] = (
     _sphere(6),
     _simplex(2, "exp"),
     _simplex(5, "softmax"),
+    _birkhoff(3),
+    _birkhoff(4),
     *(_stiefel(5, 2, metric, retraction) for metric in Stiefel.metrics for retraction in Stiefel.retractions),
     _stiefel(3, 3, "euclidean", "qr"),
     _stiefel(3, 3, "canonical", "cayley"),
