@@ -227,8 +227,10 @@ def test_haar_has_the_moments_of_the_uniform_law() -> None:
 
 def test_numerical_rank_of_known_spectra() -> None:
     def tall(*values: float) -> Tensor:
-        return _rotation(9, 1)[:, : len(values)] @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ _rotation(
-            len(values)
+        return (
+            _rotation(9, 1)[:, : len(values)]
+            @ torch.diag(torch.tensor(values, dtype=torch.float64))
+            @ _rotation(len(values))
         )
 
     assert linalg.numerical_rank(tall(3.0, 3.0, 3.0, 1e-8)) == 3
