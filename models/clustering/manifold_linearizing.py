@@ -343,11 +343,27 @@ class ManifoldLinearizingClustering:
         gamma_l2: float = 0.0,
         device: str | torch.device = "cpu",
     ) -> None:
-        names = inspect.signature(type(self).__init__).parameters
-        given = locals()
-        for name in names:
-            if name != "self":
-                setattr(self, name, given[name])
+        self.n_clusters = n_clusters
+        self.backbone = backbone
+        self.d = d
+        self.eps = eps
+        self.eta = eta
+        self.augment = augment
+        self.n_augment = n_augment
+        self.init_epochs = init_epochs
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.random_state = random_state
+        self.init_batch_size = init_batch_size
+        self.init_lr = init_lr
+        self.weight = weight
+        self.n_hidden = n_hidden
+        self.cluster_head = cluster_head
+        self.abs_kernel = abs_kernel
+        self.implicit = implicit
+        self.gamma_l2 = gamma_l2
+        self.device = device
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name."""
