@@ -176,9 +176,7 @@ class BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps (n, outputs, h, w)."""
@@ -186,7 +184,7 @@ class BasicBlock(nn.Module):
 
 
 def resnet18(width: int) -> nn.Sequential:
-    """ResNet-18 for images of 32 x 32: a first convolution of 3 x 3 and no pooling before the blocks; 8 width features."""
+    """ResNet-18 for images of 32 x 32: a first convolution of 3 x 3, no pooling before the blocks; 8 width features."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     inputs = width
     for group in range(4):
@@ -281,7 +279,11 @@ def train(
         **common,
     )
     after, z_after = measure(trial, config, net, x, y, eta)
-    result = {"initial loss": first["loss"], **{f"{name} by epoch": values for name, values in history.items()}}
+    result: dict[str, Any] = {
+        "dimension": config.d,
+        "initial loss": first["loss"],
+        **{f"{name} by epoch": values for name, values in history.items()},
+    }
     result |= {f"{name}, before": value for name, value in before.items()} | after
     if rivals:
         for name, points in (("pixels", x.flatten(1).cpu()), ("features, before", z_before), ("features", z_after)):
@@ -360,3 +362,133 @@ def run(config: Config, log: Log) -> Report:
         "imbalanced": partial(train, config=config, x=few, y=labels),
     }
     return log.sweep(variants, config.seeds, once=once)
+
+
+# -- claims and figures --------------------------------------------------------------------------------------------
+
+
+def _over_pixels(report: Report, arm: str) -> np.ndarray:
+    """Accuracy less that of k-means on pixels, at the seeds of the arm."""
+    own = report[arm, "accuracy"]
+    return own - report["MLC", "k-means of pixels"][: len(own)]
+
+
+def _gain(report: Report, arm: str, what: str = "accuracy") -> np.ndarray:
+    """What the second stage adds, over the first with the membership of the same temperature as the method's."""
+    own = report[arm, what]
+    return own - report["MLC", f"{what}, before"][: len(own)]
+
+
+def _ratio(report: Report, arm: str, what: str) -> np.ndarray:
+    """After the second stage over before."""
+    return report[arm, what] / report[arm, f"{what}, before"]
+
+
+def _course(report: Report, arm: str, what: str) -> np.ndarray:
+    """Mean of the last epoch over that of the first."""
+    values = report[arm, f"{what} by epoch"]
+    return values[:, -1] / values[:, 0]
+
+
+def _rank_share(report: Report, arm: str) -> np.ndarray:
+    """Rank of all features after the second stage over their dimension d."""
+    return report[arm, "rank"] / report[arm, "dimension"]
+
+
+CLAIMS = [
+    Claim("accuracy, MLC less k-means on pixels", lambda r: _over_pixels(r, "MLC"), at_least=0.04),
+    Claim("ablation, large eta", lambda r: _over_pixels(r, "large eta"), at_least=0.04, fails=True),
+    Claim("ablation, random cluster head", lambda r: _over_pixels(r, "random cluster head"), at_least=0.04, fails=True),
+    Claim("accuracy, MLC less first stage", lambda r: _gain(r, "MLC"), at_least=0.02),
+    Claim("ablation, large eta, less first stage", lambda r: _gain(r, "large eta"), at_least=0.02, fails=True),
+    Claim("mutual information, MLC less first stage, worst seed", lambda r: _gain(r, "MLC", "nmi").min(), at_least=0.0),
+    Claim(
+        "ablation, large eta, mutual information",
+        lambda r: _gain(r, "large eta", "nmi").min(),
+        at_least=0.0,
+        fails=True,
+    ),
+    Claim(
+        "rank of classes, after over before, worst seed", lambda r: _ratio(r, "MLC", "class rank").max(), at_most=0.96
+    ),
+    Claim(
+        "ablation, detached membership, rank of classes",
+        lambda r: _ratio(r, "detached membership", "class rank").max(),
+        at_most=0.96,
+        fails=True,
+    ),
+    Claim("rank of all over dimension, worst seed", lambda r: _rank_share(r, "MLC").min(), at_least=0.7),
+    Claim(
+        "cosines between classes, after over before, worst seed",
+        lambda r: _ratio(r, "MLC", "between").max(),
+        at_most=0.92,
+    ),
+    Claim(
+        "ablation, large eta, cosines between classes",
+        lambda r: _ratio(r, "large eta", "between").max(),
+        at_most=0.92,
+        fails=True,
+    ),
+    Claim("R, last epoch over first, worst seed", lambda r: _course(r, "MLC", "R").min(), at_least=0.95),
+    Claim("ablation, soft clusters, R", lambda r: _course(r, "soft clusters", "R").min(), at_least=0.95, fails=True),
+    Claim("R_c, last epoch over first, worst seed", lambda r: _course(r, "MLC", "R_c").max(), at_most=1.0),
+    Claim(
+        "ablation, detached membership, R_c",
+        lambda r: _course(r, "detached membership", "R_c").max(),
+        at_most=1.0,
+        fails=True,
+    ),
+]
+
+
+def plot(report: Report) -> "dict[str, Figure]":
+    """Rates and ranks by epoch, cosines and membership by class before and after, accuracy of all arms."""
+    return {
+        "rates": _plot_courses(report, ("R", "R_c", "objective"), "nats"),
+        "ranks": _plot_courses(report, ("rank", "class rank"), "numerical rank"),
+        "matrices": _plot_matrices(report),
+        "accuracy": _plot_arms(report),
+    }
+
+
+def _plot_courses(report: Report, names: tuple[str, ...], label: str) -> "Figure":
+    figure, axes = new_figure(x="epoch of the second stage", y=label)
+    for number, name in enumerate(names):
+        for i, values in enumerate(report["MLC", f"{name} by epoch"]):
+            axes.plot(1 + np.arange(len(values)), values, color=f"C{number}", label=None if i else name)
+    axes.set_ylim(bottom=0.0)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _plot_matrices(report: Report) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 7.4), layout="constrained")
+    for row, name in enumerate(("cosines of some", "membership of some")):
+        for column, tail in enumerate((", before", "")):
+            axes = figure.add_subplot(2, 2, 2 * row + column + 1)
+            matrix = report["MLC", name + tail][0]
+            image = axes.imshow(matrix, vmin=0.0, vmax=1.0 if row == 0 else 0.2, cmap="magma")
+            stage = "first stage" if tail else "second stage"
+            axes.set_title(f"{'|cosine|' if row == 0 else 'membership'}, after the {stage}")
+            axes.set_xlabel("sample, by class")
+            axes.grid(False)
+            figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def _plot_arms(report: Report) -> "Figure":
+    figure, axes = new_figure(x="accuracy", width=7.0)
+    bars = {"membership, first stage": report["MLC", "accuracy, before"]}
+    bars |= {arm: report[arm, "accuracy"] for arm in report.trials}
+    record = next(iter(report.trials["MLC"].values())).measurements
+    bars |= {name: report["MLC", name] for name in record if " of " in name and isinstance(record[name], float)}
+    names = list(bars)[::-1]
+    means = [np.nanmean(bars[name]) for name in names]
+    axes.barh(names, means, color=["C1" if name == "MLC" else "C0" for name in names])
+    for place, name in enumerate(names):
+        axes.plot(bars[name], np.full(len(bars[name]), place), "k.", ms=4)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlim(0.0, 1.0)
+    return figure
