@@ -116,7 +116,7 @@ def _scale_symmetric(logits: Tensor, tol: float, limit: int) -> Tensor:
         if float(torch.expm1((f + total).detach()).abs().max()) <= tol:
             break
         f = 0.5 * (f - total)
-    return torch.exp(logits + f.unsqueeze(-1) + f.unsqueeze(-2))
+    return torch.exp(logits + (f.unsqueeze(-1) + f.unsqueeze(-2)))  # in this order, symmetric to the last digit
 
 
 def _scale(logits: Tensor, tol: float, limit: int) -> Tensor:
