@@ -23,8 +23,9 @@ def test_wrong_predictions_are_rejected(found: list[Check]) -> None:
         assert replace(check, predicted=check.predicted * (1 + 1e-6)).holds is False
     for check in found[3:5]:  # had the chord to bend by more than it does
         assert replace(check, predicted=check.measured + 1e-3).holds is False
-    for check in found[5:]:  # a faster pace than one half
-        assert replace(check, predicted=0.4).holds is False
+    for check in found[5:]:  # (1 - l)/4 in place of (1 - l)/2
+        assert check.predicted <= 0.5
+        assert replace(check, predicted=0.5 * check.predicted).holds is False
 
 
 def test_another_seed_holds_too() -> None:

@@ -1,4 +1,4 @@
-"""Projection onto doubly stochastic matrices: sums, symmetry, limits, an independent solution, both gradients, blocks."""
+"""Projection onto doubly stochastic matrices: sums, symmetry, limits, an independent solution, gradients, blocks."""
 
 import math
 import tracemalloc

@@ -141,7 +141,7 @@ def test_parameters_by_name() -> None:
     assert fitted.get_params()["eta"] == 0.3
     again = ManifoldLinearizingClustering(**fitted.get_params())
     assert again.get_params() == fitted.get_params()
-    with pytest.raises(ValueError, match="parameter must be one of n_clusters, backbone, .*, got 'temperature'"):
+    with pytest.raises(ValueError, match=r"parameter must be one of n_clusters, backbone, .*, got 'temperature'"):
         fitted.set_params(temperature=1.0)
 
 
