@@ -204,9 +204,13 @@ def _kernel(rows: Tensor, c: Tensor, eta: float, abs_kernel: bool) -> Tensor:
 
 
 @overload
-def membership(c: Tensor, eta: float, *, top_k: None = None, **options: Any) -> Tensor: ...
+def membership(c: Tensor, eta: float, *, top_k: None = None, **options: Any) -> Tensor:
+    """Dense."""
+
+
 @overload
-def membership(c: Tensor, eta: float, *, top_k: int, **options: Any) -> "csr_matrix": ...
+def membership(c: Tensor, eta: float, *, top_k: int, **options: Any) -> "csr_matrix":
+    """The largest of each row."""
 
 
 def membership(c: Tensor, eta: float, *, top_k: int | None = None, **options: Any) -> "Tensor | csr_matrix":
