@@ -27,6 +27,7 @@ from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_
 from holonomy.manifolds.kernels.simplex import project_simplex
 from holonomy.manifolds.kernels.subspace_logits import subspace_logits
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
+from holonomy.models.clustering.doubly_stochastic import membership
 from holonomy.models.representation.grassmann_class import GrassmannClassifier, param_groups
 from holonomy.optim import RiemannianAdam, RiemannianSGD
 from holonomy.theory.wide_cnn import HierarchicalKernel, sample_multisphere
@@ -99,6 +100,23 @@ def adam_table(rows: int, columns: int) -> Thunks:
         "geoopt": geoopt.optim.RiemannianAdam([theirs], lr=1e-3).step,
         "torch fused Adam (flat)": torch.optim.Adam([plain], lr=1e-3, fused=True).step,
     }
+
+
+def doubly_stochastic_membership(n: int, d: int) -> Thunks:
+    """Membership of all points, the 50 largest of each row: by blocks, and with the kernel held whole."""
+    c = torch.nn.functional.normalize(torch.randn(n, d, generator=_generator()), dim=-1)
+
+    def whole() -> Tensor:
+        kernel = ((c @ c.mT - 1.0) / 0.15).exp_()
+        u = torch.ones(n)
+        for _ in range(100):
+            total = kernel @ u
+            if float((u * total - 1.0).abs().max()) <= 1e-5:
+                break
+            u = (u / total).sqrt()
+        return kernel.mul_(u).mul_(u.unsqueeze(-1)).topk(50).values
+
+    return {"holonomy": lambda: membership(c, 0.15, top_k=50), "plain torch, n x n held": whole}
 
 
 def stiefel_retr(*size: int) -> Thunks:
@@ -516,6 +534,12 @@ CASES = [
         lambda: birkhoff_tangent(1024),
         3 * 1024**2 * _FLOAT,
         wanted={"geoopt": 100.0},
+    ),
+    Case(
+        "membership of 10,000 points (128), 50 largest a row",
+        lambda: doubly_stochastic_membership(10_000, 128),
+        10_000 * (128 + 50) * _FLOAT,
+        flops=2 * 10_000**2 * 128,  # of one product; the iteration needs it afresh at every step
     ),
     *(
         Case(

@@ -152,7 +152,15 @@ PAPERS = (
         "inverse",
     ),
     Paper("loki", "Geometry-Aware Adaptation for Pretrained Models", "NeurIPS 2023", "adaptation"),
-    Paper("manifold_linearizing", "Unsupervised Manifold Linearizing and Clustering", "ICCV 2023", "clustering"),
+    Paper(
+        "manifold_linearizing",
+        "Unsupervised Manifold Linearizing and Clustering",
+        "ICCV 2023",
+        "clustering",
+        minutes=2.0,
+        data="digits",
+        seconds=5,
+    ),
     Paper("matryoshka", "Matryoshka Representation Learning", "NeurIPS 2022", "representation"),
     Paper(
         "molrg_diffusion",

@@ -30,6 +30,7 @@ __all__ = [
     "matrix_exp",
     "nearest_orthonormal",
     "nearest_rotation",
+    "numerical_rank",
     "polar",
     "skew",
     "sym",
@@ -53,6 +54,36 @@ def gram_gap(x: Tensor) -> float:
     """Largest entry of |x^T x - I|: how far the columns of x are from orthonormal."""
     x = x.detach()
     return float((x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)).abs().amax())
+
+
+def numerical_rank(x: Tensor, energy: float = 0.95) -> int:
+    """Smallest r for which the r largest singular values of x (n, p) hold more than this share of their squares' sum.
+
+    Parameters
+    ----------
+    x : Tensor
+        Float32 or float64, shape (n, p). Of a matrix of zeros the rank is 0.
+    energy : float, default 0.95
+        The share, in (0, 1).
+
+    Raises
+    ------
+    TypeError
+        Where `x` is not a floating tensor.
+    ValueError
+        Where `x` is not 2-D or not finite, or `energy` is out of its range.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"numerical_rank: 'x' must be a floating tensor, got {got}")
+    if not 0.0 < energy < 1.0:
+        raise ValueError(f"numerical_rank: 'energy' must be in (0, 1), got {energy!r}")
+    x = x.detach()
+    if x.ndim != 2 or 0 in x.shape or not bool(x.isfinite().all()):
+        raise ValueError(f"numerical_rank: 'x' has shape {tuple(x.shape)}, wanted (n, p) with finite values")
+    squares = torch.linalg.svdvals(x.double()).square()
+    total = float(squares.sum())
+    return 0 if total == 0.0 else int((squares.cumsum(0) <= energy * total).sum()) + 1
 
 
 def _transforms() -> list[TransformType]:

@@ -223,3 +223,32 @@ def test_haar_has_the_moments_of_the_uniform_law() -> None:
     # Five standard errors: entries have variance 1/4, their squares 2 (n - 1)/(n^2 (n + 2)) = 1/16.
     assert float(x.mean(0).abs().amax()) < 5 * 0.5 / count**0.5
     assert float((x.square().mean(0) - 0.25).abs().amax()) < 5 * 0.25 / count**0.5
+
+
+def test_numerical_rank_of_known_spectra() -> None:
+    def tall(*values: float) -> Tensor:
+        return (
+            _rotation(9, 1)[:, : len(values)]
+            @ torch.diag(torch.tensor(values, dtype=torch.float64))
+            @ _rotation(len(values))
+        )
+
+    assert linalg.numerical_rank(tall(3.0, 3.0, 3.0, 1e-8)) == 3
+    assert linalg.numerical_rank(tall(10.0, 1.0, 1.0)) == 1  # 100 of 102
+    assert linalg.numerical_rank(tall(4.0, 1.0, 0.5), 0.9) == 1  # 16 of 17.25, a share of 0.93
+    assert linalg.numerical_rank(tall(4.0, 1.0, 0.5), 0.95) == 2
+    assert linalg.numerical_rank(tall(4.0, 1.0, 0.5).mT, 0.99) == 3
+    # More than the share, not as much: of twenty equal values nineteen hold 0.95.
+    assert linalg.numerical_rank(torch.eye(20), 0.95) == 20
+    assert linalg.numerical_rank(torch.zeros(3, 2)) == 0
+
+
+def test_numerical_rank_refuses() -> None:
+    with pytest.raises(TypeError, match=r"'x' must be a floating tensor, got torch\.int64"):
+        linalg.numerical_rank(torch.ones(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"'energy' must be in \(0, 1\), got 1\.0"):
+        linalg.numerical_rank(torch.eye(2), 1.0)
+    with pytest.raises(ValueError, match=r"'x' has shape \(3,\), wanted \(n, p\) with finite values"):
+        linalg.numerical_rank(torch.ones(3))
+    with pytest.raises(ValueError, match="with finite values"):
+        linalg.numerical_rank(torch.full((2, 2), math.nan))

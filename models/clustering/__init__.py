@@ -1,0 +1,1 @@
+"""Clustering: points grouped without labels, and representations that are learned together with the groups."""
