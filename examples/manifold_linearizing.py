@@ -29,7 +29,7 @@ from holonomy.examples.data.digits import load_digits
 from holonomy.examples.errors import require
 from holonomy.examples.harness import Claim, Log, Measurements, Report, Trial, new_figure
 from holonomy.manifolds.linalg import numerical_rank
-from holonomy.models.clustering.coding_rate import MCR2Loss, MLCLoss, TotalCodingRateLoss
+from holonomy.models.clustering.coding_rate import MCR2Loss, MLCLoss, TotalCodingRateLoss, coding_rate
 from holonomy.models.clustering.doubly_stochastic import membership
 from holonomy.models.clustering.manifold_linearizing import MLCNet, embed, initialise, linearize
 from holonomy.models.clustering.metrics import class_ranks, cluster_angles, clustering_accuracy, mean_cosines
@@ -224,6 +224,15 @@ class SoftClusters(MLCNet):
         return c
 
 
+class CompressionLoss(MLCLoss):
+    """The ablation: R_c alone, so that nothing keeps the features apart."""
+
+    def forward(self, z: Tensor, gamma: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """R_c, and the parts as they are."""
+        loss, parts = super().forward(z, gamma)
+        return loss + coding_rate(z, self.eps), parts
+
+
 # -- training and measuring ----------------------------------------------------------------------------------------
 
 
@@ -233,6 +242,7 @@ def train(
     x: Tensor,
     y: Tensor,
     kind: type[MLCNet] = MLCNet,
+    objective: type[MLCLoss] = MLCLoss,
     eta: float | None = None,
     copied: bool = True,
     rivals: bool = False,
@@ -244,7 +254,7 @@ def train(
     body, features = backbone(config, x)
     net = kind(body, features, config.d, config.n_hidden, eta)
     classes = len(y.unique())
-    loss: Any = MLCLoss(eps)
+    loss: Any = objective(eps)
     if kind is SoftClusters:
         net.cluster_head = nn.Sequential(
             nn.Linear(features, config.n_hidden), nn.ReLU(), nn.Linear(config.n_hidden, classes)
@@ -360,6 +370,7 @@ def run(config: Config, log: Log) -> Report:
     once = {
         "random cluster head": partial(learn, copied=False),
         "soft clusters": partial(learn, kind=SoftClusters),
+        "compression alone": partial(learn, objective=CompressionLoss),
         "imbalanced": partial(train, config=config, x=few, y=labels),
     }
     return log.sweep(variants, config.seeds, once=once)
@@ -419,6 +430,12 @@ CLAIMS = [
         fails=True,
     ),
     Claim("rank of all over dimension, worst seed", lambda r: _rank_share(r, "MLC").min(), at_least=0.7),
+    Claim(
+        "ablation, compression alone, rank of all",
+        lambda r: _rank_share(r, "compression alone"),
+        at_least=0.7,
+        fails=True,
+    ),
     Claim(
         "cosines between classes, after over before, worst seed",
         lambda r: _ratio(r, "MLC", "between").max(),

@@ -94,25 +94,37 @@ def test_resnet18_is_the_known_network() -> None:
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 512)
 
 
-def write_cifar(folder: Path, count: int) -> None:
-    (own := folder / "cifar-10-batches-bin").mkdir()
+def write_cifar(folder: Path, name: str, count: int) -> None:
+    files = {
+        "cifar-10-batches-bin": (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
+        "cifar-100-binary": ("train.bin", "test.bin"),
+    }[name]
+    (own := folder / name).mkdir()
     rng = np.random.default_rng(0)
-    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
-        rows = rng.integers(0, 256, (count, 3073), dtype=np.uint8)
-        rows[:, 0] = np.arange(count) % 3
-        rows.tofile(own / name)
+    labels = 1 if name == "cifar-10-batches-bin" else 2
+    for file in files:
+        rows = rng.integers(0, 256, (count, labels + 3072), dtype=np.uint8)
+        rows[:, :labels] = (np.arange(count) % 3)[:, None] * np.arange(1, labels + 1)  # fine label is twice the coarse
+        rows.tofile(own / file)
 
 
-@pytest.mark.parametrize("neighbours", [0, 15])
-def test_cifar_path_runs_in_miniature(tmp_path: Path, neighbours: int) -> None:
-    write_cifar(tmp_path, 20)
+@pytest.mark.parametrize(("dataset", "neighbours"), [("cifar10", 0), ("cifar10", 15), ("cifar20", 0), ("cifar100", 0)])
+def test_cifar_path_runs_in_miniature(tmp_path: Path, dataset, neighbours: int) -> None:
+    many = dataset == "cifar10"
+    write_cifar(tmp_path, "cifar-10-batches-bin" if many else "cifar-100-binary", 20 if many else 60)
     (out := tmp_path / "state").mkdir()
     # oneDNN's convolutions (torch 2.13) corrupt the heap for networks as small as this on some processors.
     with torch.backends.mkldnn.flags(enabled=False):
-        report = example.run(replace(TINY, neighbours=neighbours), log(out, tmp_path))
+        report = example.run(replace(TINY, dataset=dataset, neighbours=neighbours), log(out, tmp_path))
     assert set(report.trials) >= {"MLC", "large eta", "soft clusters", "imbalanced"}
     assert 1 / 3 <= report["MLC", "accuracy"][0] <= 1.0
     assert np.isfinite([claim.judge(report).mean for claim in example.CLAIMS]).all()
+
+
+@pytest.mark.parametrize(("dataset", "labels"), [("cifar20", [0, 1, 2]), ("cifar100", [0, 2, 4])])
+def test_cifar_100_has_coarse_and_fine_labels(tmp_path: Path, dataset, labels: list[int]) -> None:
+    write_cifar(tmp_path, "cifar-100-binary", 6)
+    assert example.load(replace(TINY, dataset=dataset), log(tmp_path, tmp_path))[1].unique().tolist() == labels
 
 
 def test_full_scale_is_the_papers() -> None:
