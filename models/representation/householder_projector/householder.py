@@ -234,6 +234,26 @@ class HouseholderOrthogonal(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):  # in half precision columns would not be orthonormal
             return _wy(vectors.tril(-1) + eye, self.k) * signs
 
+    @torch.no_grad()
+    def assign(self, q: Tensor) -> None:
+        """Put the columns at given ones.
+
+        Parameters
+        ----------
+        q : Tensor
+            Orthonormal columns (n, k).
+
+        Raises
+        ------
+        ValueError
+            Where `q` has another shape, or columns that are not orthonormal.
+        """
+        if q.shape != (self.n, self.k):
+            raise ValueError(f"HouseholderOrthogonal: 'q' must have shape {(self.n, self.k)}, got {tuple(q.shape)}")
+        vectors, signs = householder_vectors(q.double())
+        self.vectors.copy_(vectors)
+        self.signs.copy_(signs)
+
     def extra_repr(self) -> str:
         """Sizes."""
         return f"n={self.n}, k={self.k}"
