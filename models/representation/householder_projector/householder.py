@@ -293,7 +293,7 @@ def _sequential(vectors: Tensor, columns: int) -> Tensor:
 
 
 def _lapack(vectors: Tensor, columns: int) -> Tensor:
-    n, k = vectors.shape[-2:]
+    _n, k = vectors.shape[-2:]
     scaled = vectors / vectors.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
     tau = 2.0 / scaled.square().sum(-2)
     if columns > k:

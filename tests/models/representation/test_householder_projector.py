@@ -63,11 +63,15 @@ def test_from_linear_is_the_nearest_partial_isometry() -> None:
         torch.testing.assert_close(found.weight.detach(), u[:, :r] @ vh[:r], atol=1e-12, rtol=0)
         assert torch.equal(found.bias, layer.bias)
         least = float((layer.weight - found.weight).detach().norm())
-        others = haar((1000, 5, r), torch.float64, None, seeded()) @ haar((1000, 7, r), torch.float64, None, seeded(1)).mT
+        others = (
+            haar((1000, 5, r), torch.float64, None, seeded()) @ haar((1000, 7, r), torch.float64, None, seeded(1)).mT
+        )
         assert least < float((layer.weight.detach() - others).norm(dim=(1, 2)).min())
         # And near it, where random ones are far.
         for scale in (1e-1, 1e-3):
-            near = [torch.linalg.qr(x + scale * torch.randn(100, *x.shape, dtype=x.dtype)) for x in (u[:, :r], vh[:r].T)]
+            near = [
+                torch.linalg.qr(x + scale * torch.randn(100, *x.shape, dtype=x.dtype)) for x in (u[:, :r], vh[:r].T)
+            ]
             q, p = (part * factor.diagonal(dim1=1, dim2=2).sign()[:, None] for part, factor in near)
             assert least < float((layer.weight.detach() - q @ p.mT).norm(dim=(1, 2)).min())
 
@@ -146,7 +150,7 @@ def test_both_parametrisations_reach_the_same_functions() -> None:
             optimizer.step()
             schedule.step()
         assert float((layer.weight - weight).detach().abs().max()) < 1e-3, kind
-        other = [k for k in KINDS if k is not kind][0].from_linear(layer.to_linear(), 3)
+        other = next(k for k in KINDS if k is not kind).from_linear(layer.to_linear(), 3)
         torch.testing.assert_close(other.weight.detach(), layer.weight.detach(), atol=1e-10, rtol=0)
 
 
@@ -255,7 +259,7 @@ def test_bad_input_is_refused_before_anything_changes() -> None:
     assert [id(m) for _, m in generator.named_modules()] == [id(m) for _, m in before]
     with pytest.raises(ValueError, match="no layer's name matches 'nothing'"):
         replace_style_projections(generator, 2, include=["nothing"])
-    with pytest.raises(TypeError, match="must have a 2-D weight .* got Conv2d"):
+    with pytest.raises(TypeError, match=r"must have a 2-D weight .* got Conv2d"):
         HouseholderProjector.from_linear(nn.Conv2d(2, 2, 1), 1)
     with pytest.raises(ValueError, match="the layer must be affine, got Equalised"):
         HouseholderProjector.from_linear(Equalised(8, 5, relu=True), 2)
