@@ -150,9 +150,9 @@ class Bias(nn.Module):
 class StyledConv(nn.Module):
     """Modulated 3 x 3 convolution, noise, bias and leaky ReLU."""
 
-    def __init__(self, channels: int, out: int, latent: int, upsample: bool = False) -> None:
+    def __init__(self, channels: int, out: int, latent: int, demodulate: bool, upsample: bool = False) -> None:
         super().__init__()
-        self.conv = ModulatedConv(channels, out, 3, latent, upsample=upsample)
+        self.conv = ModulatedConv(channels, out, 3, latent, demodulate, upsample)
         self.noise = Noise()
         self.activate = Bias(out)
 
@@ -215,6 +215,8 @@ class StyleGenerator(nn.Module):
         Whether there is noise.
     rate : float
         Multiplier of the mapping's learning rate.
+    demodulate : bool
+        Whether convolutions bring their output back to unit size, as StyleGAN2's do and StyleGAN's do not.
 
     Raises
     ------
@@ -231,6 +233,7 @@ class StyleGenerator(nn.Module):
         colours: int = 3,
         noisy: bool = True,
         rate: float = 0.01,
+        demodulate: bool = True,
     ) -> None:
         super().__init__()
         _check_size(size)
@@ -238,13 +241,13 @@ class StyleGenerator(nn.Module):
         layers = [EqualLinear(latent, latent, multiplier=rate, activation=True) for _ in range(mapping)]
         self.style = nn.Sequential(PixelNorm(), *layers)
         self.input = Constant(channels[4])
-        self.conv1 = StyledConv(channels[4], channels[4], latent)
+        self.conv1 = StyledConv(channels[4], channels[4], latent, demodulate)
         self.to_rgb1 = ToRGB(channels[4], colours, latent, upsample=False)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         sizes = [8 * 2**i for i in range(int(math.log2(size)) - 2)]
         for now in sizes:
-            self.convs.append(StyledConv(channels[now // 2], channels[now], latent, upsample=True))
-            self.convs.append(StyledConv(channels[now], channels[now], latent))
+            self.convs.append(StyledConv(channels[now // 2], channels[now], latent, demodulate, upsample=True))
+            self.convs.append(StyledConv(channels[now], channels[now], latent, demodulate))
             self.to_rgbs.append(ToRGB(channels[now], colours, latent))
         self.noises = Noises([4, *(now for now in sizes for _ in range(2))] if noisy else [])
 
