@@ -1,4 +1,4 @@
-"""Training of a style GAN as StyleGAN2 does: non-saturating loss, lazy regularisers, a moving average of the generator."""
+"""Training of style GANs as StyleGAN2 does: non-saturating loss, lazy regularisers, a moving average of weights."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -43,7 +43,10 @@ class Gan:
         self.average = copy.deepcopy(generator if average is None else average).requires_grad_(requires_grad=False)
         self.losses = losses
         self.path_mean = torch.zeros((), device=next(generator.parameters()).device)
-        self._optimizers = [self._adam(generator, PATH_EVERY if losses.path else 1), self._adam(discriminator, R1_EVERY)]
+        self._optimizers = [
+            self._adam(generator, PATH_EVERY if losses.path else 1),
+            self._adam(discriminator, R1_EVERY),
+        ]
 
     def _adam(self, module: nn.Module, every: int) -> torch.optim.Adam:
         # Lazy regularisation adds a step in `every`: the rate and the decay are brought down by that share.
