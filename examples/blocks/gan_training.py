@@ -52,7 +52,7 @@ class Gan:
         # Lazy regularisation adds a step in `every`: the rate and the decay are brought down by that share.
         share = every / (every + 1) if every > 1 else 1.0
         chosen = [p for p in module.parameters() if p.requires_grad]
-        return torch.optim.Adam(chosen, self.losses.lr * share, betas=(0.0, 0.99**share))
+        return torch.optim.Adam(chosen, self.losses.lr * share, betas=(0.0, 0.99**share), fused=True)
 
     def discriminator_step(self, real: Tensor, fake: Tensor, *, regularise: bool) -> float:
         """Step the discriminator on real images and detached fake ones."""
