@@ -255,13 +255,41 @@ def direction_attribute_matrix(
         ends = [measured(_moved(ws, sign * alpha * v, places)) for sign in (1.0, -1.0)]
         rows.append((ends[0] - ends[1]).abs().mean(0) / (2.0 * alpha))
     scale = measured(ws).std(0)
-    return torch.stack(rows) / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.stack(rows) / _or_one(scale)
 
 
-def dominance(matrix: Tensor) -> float:
-    """Mean over directions of the largest attribute's share of all change: 1 for pure directions, 1/a for even ones."""
-    total = matrix.sum(1)
-    return float((matrix.amax(1) / torch.where(total > 0, total, torch.ones_like(total))).mean())
+def dominance(matrix: Tensor, normalise: bool = True) -> float:
+    r"""Mean over directions of the largest attribute's share of all change: 1 for pure directions, 1/a for even ones.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        Changes (k, a), not negative, of a attributes along k directions (`direction_attribute_matrix`).
+    normalise : bool, default True
+        Divide each attribute by its mean change over the directions. Without it an attribute that every direction
+        changes most counts as purity of each, although the directions do the same.
+
+    Returns
+    -------
+    float
+        From 1/a to 1. An attribute that nothing changes has no share; a direction that changes nothing counts 0.
+
+    Raises
+    ------
+    ValueError
+        Where the matrix is not 2-D, or is negative or not finite.
+    """
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"dominance: 'matrix' must have shape (k, a), none 0, got {tuple(matrix.shape)}")
+    if not bool((matrix.isfinite() & (matrix >= 0)).all()):
+        raise ValueError("dominance: 'matrix' must be finite and not negative")
+    if normalise:
+        matrix = matrix / _or_one(matrix.mean(0))
+    return float((matrix.amax(1) / _or_one(matrix.sum(1))).mean())
+
+
+def _or_one(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.ones_like(x))
 
 
 def latent_gram(

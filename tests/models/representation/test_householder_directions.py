@@ -128,7 +128,23 @@ def test_attribute_matrix_of_a_linear_generator() -> None:
 def test_dominance_is_the_share_of_the_largest() -> None:
     assert dominance(torch.eye(3)) == 1.0
     assert dominance(torch.ones(2, 4)) == 0.25
-    assert dominance(torch.tensor([[3.0, 1.0], [1.0, 1.0]])) == pytest.approx(0.625)
+    uneven = torch.tensor([[3.0, 1.0], [1.0, 1.0]])
+    assert dominance(uneven, normalise=False) == pytest.approx(0.625)
+    assert dominance(uneven) == pytest.approx(0.5 * (1.5 / 2.5 + 1.0 / 1.5))
+    # Where all directions do the same, none is pure, whatever the scales of attributes are.
+    same = torch.tensor([[9.0, 1.0, 0.0], [18.0, 2.0, 0.0]])
+    assert dominance(same) == pytest.approx(0.5)
+    assert dominance(same, normalise=False) == pytest.approx(0.9)
+    scales = torch.tensor([1.0, 100.0])
+    assert dominance(uneven * scales) == pytest.approx(dominance(uneven))
+    assert dominance(torch.zeros(2, 3)) == 0.0
+
+
+def test_dominance_refuses_what_are_no_changes() -> None:
+    with pytest.raises(ValueError, match=r"shape \(k, a\), none 0, got \(3,\)"):
+        dominance(torch.ones(3))
+    with pytest.raises(ValueError, match="finite and not negative"):
+        dominance(-torch.eye(3))
 
 
 def test_gram_is_that_of_the_jacobian_within_the_span() -> None:
