@@ -23,9 +23,7 @@ def centre(size: tuple[int, int], share: float = 1.0) -> tuple[float, float, flo
     return left, top, left + side, top + side
 
 
-def decode(
-    path: Path, size: int, window: Callable[[tuple[int, int]], tuple[float, float, float, float]]
-) -> np.ndarray:
+def decode(path: Path, size: int, window: Callable[[tuple[int, int]], tuple[float, float, float, float]]) -> np.ndarray:
     """Pixels (size, size, 3), uint8, of the window that ``window((width, height))`` names."""
     image_module = require("PIL.Image", "pillow")
     with image_module.open(path) as file:

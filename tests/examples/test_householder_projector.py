@@ -17,6 +17,7 @@ from holonomy.examples.harness.report import Record
 from holonomy.models.representation.householder_projector import Projector, affine_map
 
 SHORT = example.Config(base_steps=3, steps=2, samples=40, codes=8, codes_each=2, draws=1, seeds=(0,))
+RNG = torch.Generator()
 TINY = example.Config(
     dataset="folder",
     size=16,
@@ -113,11 +114,40 @@ def test_frechet_distance_is_that_of_normal_laws() -> None:
 
 def test_orthogonal_penalty_vanishes_at_orthogonal_projections_alone() -> None:
     generator = example.networks(SHORT)[0]
-    assert float(example.orthogonal_penalty(generator, 1.0).detach()) > 1.0
+    assert float(example.orthogonal_penalty(generator, RNG, 1.0).detach()) > 1.0
     with torch.no_grad():
         for style in generator.styles():
             style.weight.copy_(torch.linalg.qr(style.weight)[0] / style.scale)
-    assert float(example.orthogonal_penalty(generator, 1.0).detach()) == pytest.approx(0.0, abs=1e-8)
+    assert float(example.orthogonal_penalty(generator, RNG, 1.0).detach()) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_hessian_penalty_vanishes_for_diagonal_hessians_alone() -> None:
+    class Quadratic(torch.nn.Module):
+        """Two pixels z^T H z / 2, of one H each."""
+
+        latent = 3
+
+        def __init__(self, hessians: torch.Tensor) -> None:
+            super().__init__()
+            self.hessians = torch.nn.Parameter(hessians)
+
+        def map(self, z: torch.Tensor) -> torch.Tensor:
+            return z
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return 0.5 * torch.einsum("bi,pij,bj->bp", z, self.hessians, z)
+
+    diagonal = torch.diag_embed(torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, 1.0]]))
+    crossed = diagonal.clone()
+    crossed[1, 0, 2] = crossed[1, 2, 0] = 1.5
+    values = [
+        float(example.hessian_penalty(Quadratic(h.double()), torch.Generator().manual_seed(0), 2.0, 400).detach())
+        for h in (diagonal, crossed)
+    ]
+    # Second differences of numbers of order 10 at steps of 0.1, in float64.
+    assert values[0] == pytest.approx(0.0, abs=1e-20)
+    # v^T H v is the trace and 2 * 1.5 more or less: two draws have a variance of 18 where they differ, 0 otherwise.
+    assert values[1] == pytest.approx(2.0 * 18.0)
 
 
 def write_folder(folder: Path) -> None:
@@ -152,7 +182,16 @@ def test_stylegans_path_runs_in_miniature(tmp_path: Path) -> None:
     with torch.backends.mkldnn.flags(enabled=False):
         report = example.run(TINY, log(out, tmp_path))
         start = example.load_checkpoint(TINY, tmp_path)
-    assert set(report.trials) >= {"base", "plain", "rank, first", "rank, second", "penalty", "random", "gain kept"}
+    assert set(report.trials) >= {
+        "base",
+        "plain",
+        "rank, first",
+        "rank, second",
+        "penalty",
+        "hessian",
+        "full rank",
+        "random",
+    }
     assert np.isfinite([claim.judge(report).mean for claim in example.CLAIMS]).all()
     assert report["rank, first", "ratio"][0] == pytest.approx(1.0, abs=1e-5)
     saved = pytest.importorskip("safetensors.torch").load_file(tmp_path / "generator.safetensors")
