@@ -42,6 +42,7 @@ from holonomy.models.representation.householder_projector import (
     direction_attribute_matrix,
     dominance,
     path_length,
+    path_lengths,
     perceptual_path_length,
     replace_style_projections,
     sefa_directions,
@@ -67,9 +68,9 @@ class Config:
     """Channels of every layer; 0 for StyleGAN2's."""
     mapping: int = 2
     """Layers from z to w."""
-    base_steps: int = 450
+    base_steps: int = 400
     """Steps before the checkpoint; without any it is read from --data."""
-    steps: int = 180
+    steps: int = 150
     """Steps from the checkpoint on, in every arm."""
     batch_size: int = 16
     """Images in a batch."""
@@ -87,8 +88,8 @@ class Config:
     """Weight of the baseline's penalty of the Hessian by z."""
     ranks: tuple[int, int] = (8, 4)
     """Ranks of the two projectors; path lengths are claimed of the first, dominance of the second."""
-    draws: int = 3
-    """Draws of random columns whose fidelity is averaged."""
+    draws: int = 6
+    """Draws of random columns whose fidelity, of half as many images each, is averaged."""
     samples: int = 1000
     """Images whose attributes are compared."""
     codes: int = 150
@@ -235,7 +236,7 @@ def pretrain(
     gan = Gan(generator.to(device), discriminator.to(device), losses(config))
     counted = range(config.base_steps) if steps is None else steps(config.base_steps, gan=gan, rng=Random(rng))
     train(gan, counted, lambda n: task.draw(n, rng).to(device), config.batch_size, rng)
-    return Checkpoint(*(copy.deepcopy(m).cpu() for m in (gan.generator, gan.discriminator, gan.average)))
+    return Checkpoint(gan.generator.cpu(), gan.discriminator.cpu(), gan.average.cpu())
 
 
 class Random:
@@ -279,7 +280,7 @@ def hessian_penalty(
     return weight * second.var(0).max()
 
 
-Extra = Callable[[StyleGenerator, torch.Generator], Tensor]
+Extra = Callable[..., Tensor]  # of a generator, and rng=
 Change = Callable[[StyleGenerator, torch.Generator], object]
 
 
@@ -323,11 +324,12 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def fidelity(config: Config, task: Task, generator: StyleGenerator, seed: int) -> float:
+def fidelity(config: Config, task: Task, generator: StyleGenerator, seed: int, samples: int | None = None) -> float:
     """Fréchet distance of generated to real images, by `Task.features`."""
+    samples = samples or config.samples
     rng = torch.Generator().manual_seed(10_007 + seed)
     place = next(generator.parameters())
-    sizes = [min(64, config.samples - i) for i in range(0, config.samples, 64)]
+    sizes = [min(64, samples - i) for i in range(0, samples, 64)]
     fake, real = [], []
     for n in sizes:
         z = torch.randn(n, config.latent, generator=rng).to(place)
@@ -344,15 +346,14 @@ def measure_lengths(config: Config, task: Task, generator: StyleGenerator, seed:
     ws = draw_codes(config, generator, rng)
     found = directions(generator, k)
     maps = [affine_map(style)[0] for style in generator.styles()]
-    length = partial(path_length, generator, eps=config.eps, distance=task.distance, rng=rng)
-    edits = [(layer, v) for layer, rows in found.items() for v in rows]
-    each = torch.tensor([length(ws[: config.codes_each], {layer: v[None]}) for layer, v in edits])
-    stretch = torch.tensor([float((maps[layer] @ v.double()).square().sum()) for layer, v in edits])
+    measure: dict[str, Any] = {"eps": config.eps, "distance": task.distance}
+    each = path_lengths(generator, ws[: config.codes_each], found, **measure)
+    stretch = torch.cat([(maps[layer] @ rows.double().mT).square().sum(0) for layer, rows in found.items()]).cpu()
     ends = torch.randperm(len(ws), generator=rng)
     return {
-        "pipl": length(ws, found),
+        "pipl": path_length(generator, ws, found, rng=rng, **measure),
         "pipl by |A v|^2": float((each / stretch).mean()),
-        "ppl": perceptual_path_length(generator, ws, ws[ends], config.eps, task.distance, rng=rng),
+        "ppl": perceptual_path_length(generator, ws, ws[ends], rng=rng, **measure),
         "spread": float(each.std() / each.mean()),
     }
 
@@ -413,7 +414,7 @@ def arm(
     generator.requires_grad_()  # an average has none
     further = None if extra is None else partial(extra, rng=trial.generator)
     gan = Gan(generator.to(trial.device), before.discriminator.to(trial.device), losses(config, further))
-    average: StyleGenerator = gan.average  # type: ignore[assignment]
+    average = gan.average
     result: dict[str, Any] = {"frechet before": fidelity(config, task, average, trial.seed)}
     result["ratio before"] = measure_ratio(average, ks[0])
     rng = trial.generator
@@ -441,7 +442,7 @@ def replaced(
     for change in changes:
         generator = copy.deepcopy(start(trial.seed).average)
         change(generator, torch.Generator().manual_seed(trial.seed))
-        found.append(fidelity(config, task, generator.to(trial.device), trial.seed))
+        found.append(fidelity(config, task, generator.to(trial.device), trial.seed, -(-config.samples // 2)))
     return {"frechet": float(np.mean(found))}
 
 
@@ -620,9 +621,10 @@ def _plot_spectra(report: Report) -> "Figure":
 def _plot_matrices(report: Report) -> "Figure":
     figure, panels = _panels(2, 5.0, ("SeFa, trained on as it was", "projector of the second rank"))
     for axes, key in zip(panels, (("plain", "matrix, second"), ("rank, second", "matrix")), strict=True):
-        matrix = report[key][0]
+        matrix = report[key][0] / np.maximum(report[key][0].mean(0), 1e-12)  # as `dominance` has it
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1e-12)
         image = axes.imshow(share, aspect="auto", vmin=0.0, vmax=1.0, cmap="viridis")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         names = ATTRIBUTES if matrix.shape[1] == len(ATTRIBUTES) else range(matrix.shape[1])
         axes.set_xticks(range(matrix.shape[1]), [str(name) for name in names])
         axes.set_ylabel("direction, layer by layer")

@@ -37,7 +37,7 @@ class Gan:
     """A generator, its moving average and a discriminator with their optimizers; stateful, for `Trial.steps`."""
 
     def __init__(
-        self, generator: StyleGenerator, discriminator: nn.Module, losses: Losses, average: nn.Module | None = None
+        self, generator: StyleGenerator, discriminator: nn.Module, losses: Losses, average: StyleGenerator | None = None
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
         self.average = copy.deepcopy(generator if average is None else average).requires_grad_(requires_grad=False)

@@ -262,7 +262,7 @@ class StyleGenerator(nn.Module):
 
     def styles(self) -> list[nn.Module]:
         """The projections of the convolutions: number i has layer i of the code."""
-        return [conv.conv.modulation for conv in (self.conv1, *self.convs)]  # type: ignore[union-attr, misc]
+        return [conv.conv.modulation for conv in (self.conv1, *self.convs)]
 
     def forward(self, ws: Tensor, fixed_noise: bool = True) -> Tensor:
         """Images (B, colours, size, size) of codes (B, L, d), or (B, d) for all layers."""

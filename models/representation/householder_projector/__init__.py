@@ -10,6 +10,7 @@ from holonomy.models.representation.householder_projector.directions import (
 from holonomy.models.representation.householder_projector.directions import dominance as dominance
 from holonomy.models.representation.householder_projector.directions import latent_gram as latent_gram
 from holonomy.models.representation.householder_projector.directions import path_length as path_length
+from holonomy.models.representation.householder_projector.directions import path_lengths as path_lengths
 from holonomy.models.representation.householder_projector.directions import (
     perceptual_path_length as perceptual_path_length,
 )

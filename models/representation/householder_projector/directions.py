@@ -16,6 +16,7 @@ __all__ = [
     "dominance",
     "latent_gram",
     "path_length",
+    "path_lengths",
     "perceptual_path_length",
     "sefa_directions",
     "squared_distance",
@@ -167,6 +168,38 @@ def path_length(
         v = groups[g][int(second * len(groups[g]))]
         step[i, ... if layers[g] is None else layers[g]] = v
     return trimmed_mean(_quotients(generator, ws, step, eps, distance, batch_size), trim)
+
+
+@torch.no_grad()
+def path_lengths(
+    generator: Synthesis,
+    ws: Tensor,
+    directions: Directions,
+    eps: float = 1e-4,
+    distance: Distance = squared_distance,
+    trim: tuple[float, float] | None = (1.0, 99.0),
+    batch_size: int = 64,
+) -> Tensor:
+    r"""`path_length` of every direction by itself, over all codes.
+
+    Parameters and errors are those of `path_length`.
+
+    Returns
+    -------
+    Tensor
+        (number of directions,); a mapping's in its order.
+    """
+    _check_step("path_lengths", eps, trim)
+    _check_codes("path_lengths", ws)
+    parts = ws.split(batch_size)
+    before = [generator(part) for part in parts]
+    values = []
+    for layer, v in _edits("path_lengths", directions, ws):
+        places = None if layer is None else [layer]
+        ends = (generator(_moved(part, eps * v, places)) for part in parts)
+        found = torch.cat([distance(a, b) for a, b in zip(before, ends, strict=True)]) / eps**2
+        values.append(trimmed_mean(found, trim))
+    return torch.tensor(values, dtype=torch.float64)
 
 
 @torch.no_grad()

@@ -227,7 +227,8 @@ class HouseholderOrthogonal(nn.Module):
 
     def forward(self) -> Tensor:
         """Orthonormal columns (n, k)."""
-        vectors, signs = self.vectors, self.signs
+        vectors: Tensor = self.vectors
+        signs = self.signs
         if vectors.dtype.itemsize < 4:
             vectors, signs = vectors.float(), signs.float()
         eye = torch.eye(self.n, self.k, dtype=vectors.dtype, device=vectors.device)

@@ -52,6 +52,8 @@ class Projector(nn.Module, ABC):
         Where a number is out of its range.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -206,10 +208,10 @@ class Projector(nn.Module, ABC):
         if isinstance(gain, str) and gain != "mean":
             raise ValueError(f"from_linear: 'gain' must be a number or 'mean', got {gain!r}")
         scale = float(s[:rank].mean()) if isinstance(gain, str) else gain
-        place = {"device": own.device, "dtype": own.dtype}
-        result = cls(weight.shape[1], weight.shape[0], rank, bias is not None, scale, learn_gain, **place)  # type: ignore[arg-type]
+        place: dict[str, Any] = {"device": own.device, "dtype": own.dtype}
+        result = cls(weight.shape[1], weight.shape[0], rank, bias is not None, scale, learn_gain, **place)
         result._assign(u[:, :rank], vh[:rank].mT)
-        if bias is not None:
+        if bias is not None and result.bias is not None:
             result.bias.copy_(bias)
         return result
 
@@ -217,8 +219,8 @@ class Projector(nn.Module, ABC):
     def to_linear(self) -> nn.Linear:
         """An ``nn.Linear`` with the weight and bias as they are."""
         weight = self.weight
-        place = {"device": weight.device, "dtype": weight.dtype}
-        result = nn.Linear(self.in_features, self.out_features, self.bias is not None, **place)  # type: ignore[arg-type]
+        place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        result = nn.Linear(self.in_features, self.out_features, self.bias is not None, **place)
         result.weight.copy_(weight)
         if self.bias is not None:
             result.bias.copy_(self.bias)

@@ -12,6 +12,7 @@ from holonomy.models.representation.householder_projector import (
     dominance,
     latent_gram,
     path_length,
+    path_lengths,
     perceptual_path_length,
     sefa_directions,
     traverse,
@@ -45,6 +46,19 @@ def test_path_length_of_a_linear_generator_is_the_squared_stretch_of_each_direct
         assert found == pytest.approx(float((a @ v).square().sum()), rel=1e-8)  # roundings over eps
     layer = HouseholderProjector(6, 5, 3, gain=1.3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert path_length(layer, ws, layer.directions(), eps=1e-3) == pytest.approx(1.3**2, rel=1e-8)
+
+
+def test_lengths_of_all_directions_are_those_of_each() -> None:
+    ws = draw(30, 2, 4, seed=2)
+
+    def generator(codes: torch.Tensor) -> torch.Tensor:
+        return torch.sin(codes[:, 0]) + 2.0 * codes[:, 1].square()
+
+    found = {1: torch.eye(4, dtype=torch.float64)[:2], 0: torch.eye(4, dtype=torch.float64)[1:]}
+    each = [path_length(generator, ws, {layer: v[None]}, eps=1e-3) for layer, rows in found.items() for v in rows]
+    for batch_size in (7, 64):
+        got = path_lengths(generator, ws, found, eps=1e-3, batch_size=batch_size)
+        torch.testing.assert_close(got, torch.tensor(each, dtype=torch.float64), rtol=1e-9, atol=0)  # same differences
 
 
 def test_layers_and_directions_are_drawn_evenly() -> None:
