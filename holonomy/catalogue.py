@@ -133,6 +133,9 @@ PAPERS = (
         "Householder Projector for Unsupervised Latent Semantics Discovery",
         "ICCV 2023",
         "representation",
+        minutes=2.0,
+        data="discs",
+        seconds=5,
     ),
     Paper("hydra", "Rethinking Positive Pairs in Contrastive Learning", "arXiv 2024", "representation"),
     Paper(

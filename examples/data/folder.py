@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.examples.errors import DataError, require
+from holonomy.examples.data.images import SUFFIXES, centre, decode
+from holonomy.examples.errors import DataError
 
 __all__ = ["ImageFolder"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 #: ImageNet's mean and standard deviation of red, green and blue.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -50,9 +50,9 @@ class ImageFolder:
         self.files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(found):
-            files = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _SUFFIXES)
+            files = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
             if not files:
-                raise DataError(f"--data: {folder / name} has no images; wanted {', '.join(sorted(_SUFFIXES))}")
+                raise DataError(f"--data: {folder / name} has no images; wanted {', '.join(sorted(SUFFIXES))}")
             self.files += files
             labels += [label] * len(files)
         if not found:
@@ -82,19 +82,9 @@ class ImageFolder:
         return (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
 
     def _decode(self, index: int, draws: list[float] | None) -> np.ndarray:
-        image_module = require("PIL.Image", "pillow")
-        with image_module.open(self.files[index]) as file:
-            image = file.convert("RGB")
-        box = _centre(image.size) if draws is None else _crop(image.size, draws)
-        pixels = np.asarray(image.resize((self.size, self.size), image_module.Resampling.BILINEAR, box=box))
+        window = (lambda size: centre(size, 0.875)) if draws is None else (lambda size: _crop(size, draws))
+        pixels = decode(self.files[index], self.size, window)
         return pixels[:, ::-1].copy() if draws is not None and draws[0] < 0.5 else pixels
-
-
-def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
-    side = 0.875 * min(size)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
 
 
 def _crop(size: tuple[int, int], draws: list[float]) -> tuple[float, float, float, float]:
@@ -107,4 +97,4 @@ def _crop(size: tuple[int, int], draws: list[float]) -> tuple[float, float, floa
         if w <= width and h <= height:
             left, top = draws[k + 2] * (width - w), draws[k + 3] * (height - h)
             return left, top, left + w, top + h
-    return _centre(size)
+    return centre(size, 0.875)

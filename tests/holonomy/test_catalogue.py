@@ -64,6 +64,6 @@ def test_checks_say_how_long_they_take() -> None:
 
 def test_every_example_check_and_family_is_in_the_catalogue() -> None:
     slugs = {paper.slug for paper in PAPERS}
-    assert modules(examples) - {"data", "errors", "harness"} <= slugs
+    assert modules(examples) - {"blocks", "data", "errors", "harness"} <= slugs
     assert modules(theory) - SHARED <= slugs
     assert modules(models) <= FAMILIES

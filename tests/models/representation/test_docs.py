@@ -1,4 +1,4 @@
-"""The code on the paper's page runs as it stands."""
+"""The code on the papers' pages runs as it stands."""
 
 import re
 from pathlib import Path
@@ -21,3 +21,14 @@ def test_the_pages_model_takes_a_step() -> None:
     schedule.step()
     assert not torch.equal(before, model[-1].subspaces)
     assert gram_gap(model[-1].subspaces) < 1e-6
+
+
+def test_the_pages_generator_has_four_directions_of_strength_one() -> None:
+    page = PAGE.with_name("householder_projector.md")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    values = torch.linalg.svdvals(names["generator"].affine.weight.detach())
+    torch.testing.assert_close(values[:5], torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), atol=1e-6, rtol=0)
+    assert names["before"].shape == names["after"].shape == (4, 16)
+    assert names["images"].shape == (3, 8, 64)

@@ -1,0 +1,1 @@
+"""Networks that examples train, in the layouts of their usual checkpoints."""
