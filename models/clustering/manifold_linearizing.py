@@ -13,7 +13,6 @@ and the number of points per cluster in a batch matter more than anything else.
 """
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from holonomy.manifolds.linalg import numerical_rank
 from holonomy.models.clustering.coding_rate import MLCLoss, TotalCodingRateLoss
 from holonomy.models.clustering.doubly_stochastic import DoublyStochasticProjection, check_eta, membership
+from holonomy.models.clustering.estimator import Estimator
 from holonomy.models.clustering.self_expression import check_clusters, spectral_clustering
 
 __all__ = ["MLCNet", "ManifoldLinearizingClustering", "aggregate", "embed", "initialise", "linearize"]
@@ -262,7 +262,7 @@ def embed(net: MLCNet, x: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tenso
     return torch.cat([z for z, _ in parts]), torch.cat([c for _, c in parts])
 
 
-class ManifoldLinearizingClustering:
+class ManifoldLinearizingClustering(Estimator):
     """Clusters and a linear embedding of samples near curved manifolds, in scikit-learn's manner.
 
     Parameters are checked by `fit`, and read and set by `get_params` and `set_params`. scikit-learn must be installed.
@@ -365,27 +365,6 @@ class ManifoldLinearizingClustering:
         self.gamma_l2 = gamma_l2
         self.device = device
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name."""
-        return {
-            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
-        }
-
-    def set_params(self, **params: Any) -> "ManifoldLinearizingClustering":
-        """Set parameters by name.
-
-        Raises
-        ------
-        ValueError
-            If there is no parameter of that name.
-        """
-        known = self.get_params()
-        for name, value in params.items():
-            if name not in known:
-                raise ValueError(f"parameter must be one of {', '.join(known)}, got {name!r}")
-            setattr(self, name, value)
-        return self
-
     def fit(self, x: Any, y: Any = None) -> "ManifoldLinearizingClustering":
         """Train on samples and group them.
 
@@ -455,10 +434,7 @@ class ManifoldLinearizingClustering:
         sklearn.exceptions.NotFittedError
             Before `fit`.
         """
-        if not hasattr(self, "net_"):
-            from sklearn.exceptions import NotFittedError
-
-            raise NotFittedError("this ManifoldLinearizingClustering is not fitted: call fit(x) first")
+        self.check_fitted("net_")
         return embed(self.net_, self._samples(x))[0]
 
     def _samples(self, x: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Subspace clustering by self-expression, the baselines of frozen features, and spectral clustering on an affinity.
 
-Every point is written as a combination of few others: by orthogonal matching pursuit (You, Robinson, Vidal, *Scalable
+Every point is written as a combination of few others: by the largest cosines alone (Heckel and Bölcskei, *Robust
+Subspace Clustering via Thresholding*, IEEE Trans. Inf. Theory 2015), by orthogonal matching pursuit (You, Robinson, Vidal, *Scalable
 Sparse Subspace Clustering by Orthogonal Matching Pursuit*, CVPR 2016) or with an elastic net (You, Li, Robinson, Vidal,
 *Oracle Based Active Set Algorithm for Scalable Elastic Net Subspace Clustering*, CVPR 2016). Points of one subspace
 choose each other, and spectral clustering on |coefficients| finds the groups.
@@ -12,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, issparse, spmatrix
 from torch import Tensor
 
-__all__ = ["elastic_net_affinity", "spectral_clustering", "ssc_omp_affinity"]
+__all__ = ["elastic_net_affinity", "spectral_clustering", "ssc_omp_affinity", "tsc_affinity"]
 
 
 def spectral_clustering(affinity: Any, n_clusters: int, random_state: int = 0) -> np.ndarray:
@@ -60,6 +61,42 @@ def check_clusters(where: str, n_clusters: int, n: int) -> None:
     """Refuse a number of clusters that is not from 1 to the number of samples."""
     if not 1 <= n_clusters <= n:
         raise ValueError(f"{where}: 'n_clusters' must be from 1 to the number of samples, {n}, got {n_clusters}")
+
+
+def tsc_affinity(x: Tensor | np.ndarray, neighbours: int = 5) -> csr_matrix:
+    """Affinity exp(-2 arccos |cosine|) of every point with those of largest |cosine|, summed both ways.
+
+    Parameters
+    ----------
+    x : Tensor or ndarray
+        Points (n, d), no row 0; rows are divided by their lengths.
+    neighbours : int, default 5
+        Others that a point keeps.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        (n, n), float64.
+
+    Raises
+    ------
+    ValueError
+        As `ssc_omp_affinity`, for `neighbours`.
+    """
+    unit = _unit("tsc_affinity", x)
+    n = len(unit)
+    if not 1 <= neighbours < n:
+        raise ValueError(f"tsc_affinity: 'neighbours' must be from 1 to n - 1 = {n - 1}, got {neighbours}")
+    columns, values = [], []
+    for low in range(0, n, 1024):
+        own = np.arange(low, min(low + 1024, n))
+        cosines = np.abs(unit[own] @ unit.T)
+        cosines[np.arange(len(own)), own] = -1.0
+        near = np.argpartition(-cosines, neighbours - 1, axis=1)[:, :neighbours]
+        columns.append(near.ravel())
+        values.append(np.exp(-2.0 * np.arccos(np.minimum(np.take_along_axis(cosines, near, 1), 1.0))).ravel())
+    index = (np.repeat(np.arange(n), neighbours), np.concatenate(columns))
+    return _affinity(csr_matrix((np.concatenate(values), index), shape=(n, n)))
 
 
 def ssc_omp_affinity(x: Tensor | np.ndarray, sparsity: int = 5, tol: float = 1e-6) -> csr_matrix:
