@@ -75,7 +75,9 @@ def test_posterior_mean_is_a_brute_force_integral() -> None:
     # As s -> 1 and g -> 0 the density of x_t is that of x_0: the prior, by scipy.
     prior = sum(
         float(m.weights[k])
-        * multivariate_normal([0.0, 0.0], (bases[k] @ bases[k].mT + 0.15**2 * torch.eye(2, dtype=F64)).numpy()).pdf(grid)
+        * multivariate_normal([0.0, 0.0], (bases[k] @ bases[k].mT + 0.15**2 * torch.eye(2, dtype=F64)).numpy()).pdf(
+            grid
+        )
         for k in range(2)
     )
     weight = torch.from_numpy(prior) * torch.exp(-0.5 * (x - s * grid).square().sum(1) / g**2)
