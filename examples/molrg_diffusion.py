@@ -284,17 +284,27 @@ def by_soft_denoiser(trial: Trial, config: Config, d: int = 4, counts: tuple[int
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def load(config: Config, log: Log, d: int = 7) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-    """Training and test images as centred points (n, D), and their shape."""
+@dataclass(frozen=True)
+class Images:
+    """Training and test images as points (n, D) less the training images' mean, that mean, and their shape."""
+
+    train: Tensor
+    test: Tensor
+    mean: Tensor
+    shape: tuple[int, int, int]
+
+
+def load(config: Config, log: Log, d: int = 7) -> Images:
+    """The configured images; for molrg, points near two subspaces of d dimensions."""
     if config.dataset == "molrg":
         count = 2 * max(config.counts)
         x = random_molrg(48, d, 2, generator=torch.Generator().manual_seed(d)).sample(count, torch.Generator())[0]
-        return x[::2].float(), x[1::2].float(), (3, 4, 4)
+        return Images(x[::2].float(), x[1::2].float(), torch.zeros(48), (3, 4, 4))
     data = load_digits(log.data) if config.dataset == "digits" else load_cifar(log.data)
-    shape = tuple(data.train[0].shape[1:])
+    colours, height, width = data.train[0].shape[1:]
     train, test = (part[0].flatten(1) for part in (data.train, data.test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    return train[order] - train.mean(0), test - train.mean(0), shape  # type: ignore[return-value]
+    return Images(train[order] - train.mean(0), test - train.mean(0), train.mean(0), (colours, height, width))
 
 
 def network(config: Config, shape: tuple[int, int, int], scale: float) -> EDMDenoiser:
@@ -334,11 +344,11 @@ def measure_ranks(config: Config, net: nn.Module, test: Tensor) -> list[float]:
     return found
 
 
-def measure_edits(config: Config, net: nn.Module, test: Tensor, others: int = 4) -> dict[str, Any]:
+def measure_edits(config: Config, net: nn.Module, test: Tensor, mean: Tensor, others: int = 4) -> dict[str, Any]:
     """Change of the image by edits of length sigma along the leading direction, over that along random ones."""
     rng = torch.Generator().manual_seed(2)
     ratios: dict[str, list[float]] = {"first": [], "random": []}
-    strips = []
+    strips: list[list[list[Tensor]]] = []
     for x in test[: config.images]:
         x, sigma = noisy(x, config.time, rng)
         first = edit_directions(net, x, 1.0, sigma, 1)[0][0]
@@ -353,7 +363,7 @@ def measure_edits(config: Config, net: nn.Module, test: Tensor, others: int = 4)
             alphas = [-2.0, -1.0, 0.0, 1.0, 2.0]
             strips.append([[go(direction=v, alpha=a * sigma) for a in alphas] for v in (first, away[0])])
     strip = torch.stack([torch.stack([torch.stack(row) for row in image]) for image in strips])
-    return {f"edit, {name}": float(np.mean(values)) for name, values in ratios.items()} | {"strips": strip.cpu()}
+    return {f"edit, {name}": float(np.mean(values)) for name, values in ratios.items()} | {"strips": strip.cpu() + mean}
 
 
 def threshold(train: Tensor, test: Tensor) -> float:
@@ -377,11 +387,10 @@ def held_out_loss(denoiser: Any, test: Tensor, scale: float) -> float:
     )
 
 
-def by_network(trial: Trial, config: Config, data: tuple[Tensor, Tensor, tuple[int, int, int]]) -> Measurements:
+def by_network(trial: Trial, config: Config, data: Images) -> Measurements:
     """Ranks and edits of a network trained on the largest number of images, and before training."""
-    train, test, shape = data
-    train, scale = train[: config.counts[-1]], float(train.std())
-    test = test.to(trial.device)
+    train, shape = data.train[: config.counts[-1]], data.shape
+    scale, test = float(train.std()), data.test.to(trial.device)
     start = network(config, shape, scale).to(trial.device)
     net = learn_network(trial, config, train, shape, scale)
     return {
@@ -391,14 +400,14 @@ def by_network(trial: Trial, config: Config, data: tuple[Tensor, Tensor, tuple[i
         "novelty": generalization_score(
             sample_images(config, net, test), train.to(test), threshold(train.to(test), test)
         ),
-        **measure_edits(config, net, test),
+        **measure_edits(config, net, test, data.mean),
     }
 
 
-def by_count(trial: Trial, config: Config, data: tuple[Tensor, Tensor, tuple[int, int, int]]) -> Measurements:
+def by_count(trial: Trial, config: Config, data: Images) -> Measurements:
     """Share of new samples and loss of test images over the number of training images, beside two known denoisers."""
-    train, test, shape = data
-    scale, test = float(train.std()), test.to(trial.device)
+    train, shape = data.train, data.shape
+    scale, test = float(train.std()), data.test.to(trial.device)
     limit = threshold(train[: config.counts[-1]].to(test), test)
     result: dict[str, list[float]] = {}
     for count in config.counts:
@@ -567,12 +576,12 @@ def _plot_edits(report: Report) -> "Figure":
     strips = report["network", "strips"][0]  # images, directions, alphas, D
     colours = 3 if strips.shape[-1] % 3 == 0 else 1
     side = math.isqrt(strips.shape[-1] // colours)
-    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.0, 2.9), layout="constrained")
     for column, title in enumerate(("along the first direction", "along a random one")):
         axes = figure.add_subplot(1, 2, column + 1, title=title, xlabel="step, in deviations of the noise")
         tiles = strips[:, column].reshape(*strips.shape[:1], strips.shape[2], colours, side, side)
         grid = tiles.transpose(0, 3, 1, 4, 2).reshape(len(strips) * side, -1, colours)
-        grid = (grid - strips.min()) / max(float(np.ptp(strips)), 1e-12)
+        grid = np.clip(grid, 0.0, 1.0) if colours == 1 else (grid - grid.min()) / max(float(np.ptp(grid)), 1e-12)
         axes.imshow(grid if colours == 3 else grid[..., 0], cmap="gray", vmin=0.0, vmax=1.0)
         axes.set_xticks([side * (i + 0.5) for i in range(5)], ["-2", "-1", "0", "+1", "+2"])
         axes.set_yticks([])

@@ -170,6 +170,9 @@ PAPERS = (
         "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering",
         "arXiv 2024",
         "clustering",
+        minutes=2.0,
+        data="digits, mixtures of subspaces",
+        seconds=12,
     ),
     Paper(
         "multi_head_scan",

@@ -1,10 +1,10 @@
 """Subspace clustering by self-expression, the baselines of frozen features, and spectral clustering on an affinity.
 
 Every point is written as a combination of few others: by the largest cosines alone (Heckel and Bölcskei, *Robust
-Subspace Clustering via Thresholding*, IEEE Trans. Inf. Theory 2015), by orthogonal matching pursuit (You, Robinson, Vidal, *Scalable
-Sparse Subspace Clustering by Orthogonal Matching Pursuit*, CVPR 2016) or with an elastic net (You, Li, Robinson, Vidal,
-*Oracle Based Active Set Algorithm for Scalable Elastic Net Subspace Clustering*, CVPR 2016). Points of one subspace
-choose each other, and spectral clustering on |coefficients| finds the groups.
+Subspace Clustering via Thresholding*, IEEE Trans. Inf. Theory 2015), by orthogonal matching pursuit (You, Robinson,
+Vidal, *Scalable Sparse Subspace Clustering by Orthogonal Matching Pursuit*, CVPR 2016) or with an elastic net (You, Li,
+Robinson, Vidal, *Oracle Based Active Set Algorithm for Scalable Elastic Net Subspace Clustering*, CVPR 2016). Points of
+one subspace choose each other, and spectral clustering on |coefficients| finds the groups.
 """
 
 from typing import Any

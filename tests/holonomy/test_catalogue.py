@@ -31,6 +31,7 @@ SHARED = {
     "gaussian",
     "geometry",
     "gram",
+    "molrg_sample_complexity",
     "ntk",
     "spectra",
     "statistics",
