@@ -119,7 +119,7 @@ class _Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net of DDPM's kind: residual blocks down and up, attention at the bottom.
+    """A U-Net of DDPM's kind: residual blocks down and up, attention at the bottom; the last layer starts at 0.
 
     Parameters
     ----------
@@ -152,6 +152,7 @@ class UNet(nn.Module):
         self.middle, self.attention = _Residual(channels[-1], channels[-1], embedding), _Attention(channels[-1])
         self.norm, self.last = _groups(width), nn.Conv2d(width, shape[0], 3, padding=1)
         nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Of points (n, D), flattened images, and levels (n,)."""
