@@ -151,8 +151,8 @@ class UNet(nn.Module):
             self.up.append(_Residual(c + channels[min(i + 1, depth - 1)], c, embedding))
         self.middle, self.attention = _Residual(channels[-1], channels[-1], embedding), _Attention(channels[-1])
         self.norm, self.last = _groups(width), nn.Conv2d(width, shape[0], 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Of points (n, D), flattened images, and levels (n,)."""
