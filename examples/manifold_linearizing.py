@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holonomy.examples.blocks.resnet import resnet18
 from holonomy.examples.data.cifar import load_cifar
 from holonomy.examples.data.digits import load_digits
 from holonomy.examples.errors import require
@@ -160,38 +161,6 @@ def crop_and_colour(x: Tensor, generator: torch.Generator) -> Tensor:
     grey = y.mean(1, keepdim=True)
     colour = torch.where((draw(1.0) < -0.6).view(-1, 1, 1, 1).to(x.device), torch.zeros_like(colour), colour)
     return (grey + colour * (y - grey)).clamp(0.0, 1.0)
-
-
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm, and a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.path = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Feature maps (n, outputs, h, w)."""
-        return F.relu(self.path(x) + self.shortcut(x))
-
-
-def resnet18(width: int) -> nn.Sequential:
-    """ResNet-18 for images of 32 x 32: a first convolution of 3 x 3, no pooling before the blocks; 8 width features."""
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    inputs = width
-    for group in range(4):
-        outputs = width * 2**group
-        layers += [BasicBlock(inputs, outputs, 1 if group == 0 else 2), BasicBlock(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def backbone(config: Config, x: Tensor) -> tuple[nn.Module, int]:

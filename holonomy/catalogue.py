@@ -200,6 +200,8 @@ PAPERS = (
         "Relative representations enable zero-shot latent space communication",
         "ICLR 2023",
         "representation",
+        minutes=1.5,
+        data="digits",
     ),
     Paper("selectable_kan", "Activation Space Selectable Kolmogorov-Arnold Networks", "arXiv 2024", "architectures"),
     Paper(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from holonomy.examples.blocks.gan_training import Gan, Losses, train
+from holonomy.examples.blocks.resnet import resnet18
 from holonomy.examples.blocks.style_gan import (
     Blur,
     Discriminator,
@@ -181,3 +182,9 @@ def test_sizes_that_are_no_powers_of_two_are_refused() -> None:
             Discriminator(size, SMALL)
     with pytest.raises(ValueError, match="size must be a multiple of 4, got 6"):
         SmallDiscriminator(6, 4)
+
+
+def test_resnet18_is_the_known_network() -> None:
+    network = resnet18(64)
+    assert sum(p.numel() for p in network.parameters()) == 11_168_832  # 11.17 million without the last layer
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 512)

@@ -32,3 +32,12 @@ def test_the_pages_generator_has_four_directions_of_strength_one() -> None:
     torch.testing.assert_close(values[:5], torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), atol=1e-6, rtol=0)
     assert names["before"].shape == names["after"].shape == (4, 16)
     assert names["images"].shape == (3, 8, 64)
+
+
+def test_the_pages_models_are_joined() -> None:
+    page = PAGE.with_name("relative.md")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["outputs"].shape == (8, 3)
+    assert set(names["likeness"]) == {"jaccard", "mrr", "cosine"}
