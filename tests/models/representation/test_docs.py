@@ -41,3 +41,14 @@ def test_the_pages_models_are_joined() -> None:
     exec(code, names)
     assert names["outputs"].shape == (8, 3)
     assert set(names["likeness"]) == {"jaccard", "mrr", "cosine"}
+
+
+def test_the_pages_embedding_is_truncated_searched_and_classified() -> None:
+    page = PAGE.with_name("matryoshka.md")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["small"].shape == (256, 8)
+    assert names["rows"].shape == (5, 10)
+    assert set(names["dims_used"].tolist()) <= {4, 8, 16, 32}
+    assert all(p.grad is not None for p in names["encoder"].parameters())
