@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from holonomy.theory.activations import Activation, activation, leaky_relu, monomial
-from holonomy.theory.gaussian import gaussian_expectation
+from holonomy.theory.gaussian import gaussian_expectation, gaussian_vector_nodes
 
 NAMES = ("linear", "relu", "tanh", "sin", "erf", "gelu", "swish", "sigmoid", "softplus")
 ALL = [*map(activation, NAMES), leaky_relu(0.1), monomial(3)]
@@ -73,3 +73,34 @@ def test_pairs() -> None:
 def test_bad_arguments(call: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_vector_nodes_have_the_moments_of_their_law(m: int) -> None:
+    a = torch.randn(m, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(m))
+    K = a @ a.mT / 5.0
+    z, w = gaussian_vector_nodes(K)
+    tolerance = {1: 1e-12, 2: 1e-12, 3: 1e-6, 4: 2e-4}[m]  # of few nodes a line
+    assert float(w.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(torch.einsum("ik,jk,k->ij", z, z, w), K, rtol=tolerance, atol=tolerance)
+    i, j, k, n = (c % m for c in range(4))
+    pairs = K[i, j] * K[k, n] + K[i, k] * K[j, n] + K[i, n] * K[j, k]  # Isserlis
+    assert float((z[i] * z[j] * z[k] * z[n] * w).sum()) == pytest.approx(float(pairs), rel=tolerance, abs=tolerance)
+    # A kink at every zero: E |z_i z_j| in closed form.
+    r = K[0, m - 1] / (K[0, 0] * K[m - 1, m - 1]).sqrt() if m > 1 else torch.tensor(1.0).double()
+    size = (K[0, 0] * K[m - 1, m - 1]).sqrt() * 2.0 / math.pi * ((1 - r * r).clamp(min=0).sqrt() + r * torch.asin(r))
+    found = float((z[0].abs() * z[m - 1].abs() * w).sum())
+    assert found == pytest.approx(float(size), rel=10 * tolerance)
+
+
+def test_vector_nodes_refuse_what_is_no_regular_covariance() -> None:
+    for K, text in (
+        (torch.eye(5), "m from 1 to 4"),
+        (torch.ones(2, 3), r"must be \(m, m\)"),
+        (torch.ones(2, 2), "regular covariance"),
+        (torch.tensor([[1.0, 0.5], [0.2, 1.0]]), "regular covariance"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            gaussian_vector_nodes(K)
+    with pytest.raises(ValueError, match="order >= 2"):
+        gaussian_vector_nodes(torch.eye(2), 1)

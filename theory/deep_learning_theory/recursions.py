@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holonomy.theory.activations import Activation, activation
-from holonomy.theory.gaussian import gaussian_expectation, gaussian_nodes, gaussian_pair_nodes
+from holonomy.theory.gaussian import gaussian_expectation, gaussian_nodes, gaussian_vector_nodes
 
 __all__ = [
     "LayerStats",
@@ -284,26 +284,27 @@ def _next(
 def vertex_recursion(
     act: str | Activation, widths: Sequence[int], C_b: float, C_W: float, K0: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Kernels and four-point vertices of two inputs, to leading order in 1/n.
+    """Kernels and four-point vertices of one to four inputs, to leading order in 1/n.
 
     V_(12)(34)/n is the covariance over networks of the kernels of inputs 1, 2 and of 3, 4; layer by layer
 
         V'_(12)(34) = C_W^2 (<s_1 s_2 s_3 s_4> - <s_1 s_2><s_3 s_4>)
                       + C_W^2 r/4 sum V^(bc)(de) <s_1 s_2 (z_b z_c - G_bc)><s_3 s_4 (z_d z_e - G_de)>
 
-    with r = n_l/n_(l-1), and indices raised by the inverse of the kernel G.
+    with r = n_l/n_(l-1), and indices raised by the inverse of the kernel G. An entry has four indices and depends on
+    those inputs alone: of more inputs, take four at a time.
 
     Parameters
     ----------
     act, widths, C_b, C_W
         As for `fluctuation_recursion`.
-    K0 : Tensor, shape (2, 2)
-        x_a.x_b/n_0 of two inputs that are not parallel.
+    K0 : Tensor, shape (m, m)
+        x_a.x_b/n_0 of m inputs, 1 to 4, linearly independent.
 
     Returns
     -------
     list of (Tensor, Tensor)
-        Kernel (2, 2) and vertex (2, 2, 2, 2) of layers 1, ..., L.
+        Kernel (m, m) and vertex (m, m, m, m) of layers 1, ..., L.
 
     Raises
     ------
@@ -313,16 +314,16 @@ def vertex_recursion(
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"vertex_recursion: 'widths' must be at least two positive numbers, got {list(widths)}")
     _check(len(widths) - 1, C_b, C_W)
-    if K0.shape != (2, 2) or not float(torch.linalg.det(K0.double())) > 0.0:
-        raise ValueError(f"vertex_recursion: 'K0' must be a regular (2, 2) covariance, got {K0.tolist()}")
+    m = len(K0)
+    if K0.shape != (m, m) or not 1 <= m <= 4 or int(torch.linalg.cholesky_ex(K0.double())[1]) != 0:
+        raise ValueError(f"vertex_recursion: 'K0' must be a regular covariance of 1 to 4 inputs, got {K0.tolist()}")
     found = activation(act)
-    G, V = C_b + C_W * K0.double(), torch.zeros(2, 2, 2, 2, dtype=torch.float64)
+    G, V = C_b + C_W * K0.double(), torch.zeros(m, m, m, m, dtype=torch.float64)
     layers = [(G, V)]
     for before, n in itertools.pairwise(widths[:-1]):
-        u, v, weights = gaussian_pair_nodes(G)
-        z = torch.stack([u, v])
+        z, weights = gaussian_vector_nodes(G)
         s = found.sigma(z)
-        products = s.unsqueeze(1) * s  # (2, 2, nodes)
+        products = s.unsqueeze(1) * s  # (m, m, nodes)
         mean = products @ weights
         fourth = torch.einsum("abk,cdk,k->abcd", products, products, weights)
         source = fourth - torch.einsum("ab,cd->abcd", mean, mean)

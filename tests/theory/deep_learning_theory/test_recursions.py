@@ -96,6 +96,26 @@ def test_the_vertex_of_two_inputs(act: str) -> None:
     assert bool((wanted.abs() > 8.0 * error).any())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ["relu", "gelu"])
+def test_the_vertex_of_some_inputs_is_part_of_that_of_more(act: str) -> None:
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    K0, widths = x @ x.mT / 6.0, [6, 30, 40, 8]
+    whole = vertex_recursion(act, widths, 0.1, 1.7, K0)
+    for chosen in ([2], [0, 3], [3, 1], [1, 0, 2]):
+        index = torch.tensor(chosen)
+        part = vertex_recursion(act, widths, 0.1, 1.7, K0[index][:, index])
+        for (G, V), (g, v) in zip(whole, part, strict=True):
+            # Five digits of the quadrature over four numbers, three layers deep.
+            torch.testing.assert_close(G[index][:, index], g, rtol=1e-4, atol=0)
+            inner = V[index][:, index][:, :, index][:, :, :, index]
+            torch.testing.assert_close(inner, v, rtol=1e-3, atol=1e-3)
+    V = whole[-1][1]
+    for order in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):
+        assert torch.allclose(V.permute(order), V, atol=1e-9)
+    assert float((V[0, 1, 2, 3] - V[0, 2, 1, 3]).abs()) > 1e-3  # pairs are not exchangeable
+
+
 def test_h_is_the_derivative_of_chi_perp() -> None:
     step = 1e-4
     for act in ("tanh", "gelu", "sin"):
