@@ -244,6 +244,8 @@ PAPERS = (
         "Replacements",
         "CVPR 2024",
         "representation",
+        minutes=1.0,
+        data="digits",
     ),
     Paper(
         "subspace_rerouting",

@@ -52,3 +52,13 @@ def test_the_pages_embedding_is_truncated_searched_and_classified() -> None:
     assert names["rows"].shape == (5, 10)
     assert set(names["dims_used"].tolist()) <= {4, 8, 16, 32}
     assert all(p.grad is not None for p in names["encoder"].parameters())
+
+
+def test_the_pages_stages_are_compared() -> None:
+    page = PAGE.with_name("stationary.md")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["matrix"].shape == (2, 2)
+    assert names["share"] in (0.0, 1.0)
+    assert len(names["trainer"].memory[1]) == 60
