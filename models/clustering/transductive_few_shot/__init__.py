@@ -1,0 +1,7 @@
+"""Clustering as transductive few-shot learning: prototypes with Laplacian regularisation and labels as constraints.
+
+Ziko, Boudiaf, Dolz, Granger, Ben Ayed, *Transductive Few-Shot Learning: Clustering is All You Need?*, 2021
+(arXiv:2106.09516).
+"""
+
+from holonomy.models.clustering.transductive_few_shot.affinity import knn_affinity as knn_affinity
