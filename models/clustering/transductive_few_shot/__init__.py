@@ -5,3 +5,6 @@ Ziko, Boudiaf, Dolz, Granger, Ben Ayed, *Transductive Few-Shot Learning: Cluster
 """
 
 from holonomy.models.clustering.transductive_few_shot.affinity import knn_affinity as knn_affinity
+from holonomy.models.clustering.transductive_few_shot.bound import bound_update as bound_update
+from holonomy.models.clustering.transductive_few_shot.bound import discrete_energy as discrete_energy
+from holonomy.models.clustering.transductive_few_shot.bound import relaxed_energy as relaxed_energy

@@ -65,7 +65,9 @@ def knn_affinity(
     if sigma is not None:
         check_sigma("knn_affinity", sigma)
     if psd_shift and not symmetric:
-        raise ValueError("knn_affinity: 'psd_shift' makes only a symmetric W positive semi-definite, got symmetric=False")
+        raise ValueError(
+            "knn_affinity: 'psd_shift' makes only a symmetric W positive semi-definite, got symmetric=False"
+        )
     from sklearn.neighbors import NearestNeighbors
 
     graph = NearestNeighbors(n_neighbors=k - 1).fit(X).kneighbors_graph(mode="distance")

@@ -1,0 +1,189 @@
+"""The bound optimiser: assignments on the simplex under a concave Laplacian term and an entropy.
+
+R(Z) = sum_p (z_p . log z_p + z_p . a_p) - (lambda/2) tr(Z^T W Z), with W symmetric and positive semi-definite. Linear at
+Z^i, the concave term bounds R from above, and the bound's minimum falls apart into points:
+z_p = softmax(-a_p + lambda sum_q w_pq z_q^i). Each step is a step of mirror descent on the simplex with rate 1, and none
+raises R. At vertices R = E - (lambda/2) sum_pq w_pq, where E = sum_p a_p,l(p) + (lambda/2) sum_pq w_pq [l(p) != l(q)] is
+the energy of labels l.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from holonomy.manifolds import Simplex
+from holonomy.models.clustering.transductive_few_shot.affinity import check_affinity
+from holonomy.models.clustering.transductive_few_shot.inputs import check_lam, points, whole_labels
+
+__all__ = ["bound_update", "discrete_energy", "one_hot", "relaxed_energy", "solve_bounds"]
+
+#: Rows that are updated at once; what is kept beside Z is of this many rows.
+BLOCK = 4096
+
+
+def bound_update(
+    unary: Any,
+    W: Any,
+    lam: float,
+    Z0: Any = None,
+    clamp: Any = None,
+    max_iter: int = 600,
+    tol: float = 1e-6,
+) -> tuple[Any, np.ndarray]:
+    """Minimise R over assignments by z_p <- softmax(-a_p + lam sum_q w_pq z_q), in parallel over points.
+
+    Parameters
+    ----------
+    unary : array-like or Tensor
+        Costs a (n, K) of points in clusters.
+    W : sparse matrix, array or Tensor
+        Affinity (n, n), not negative. R is sure not to rise where it is symmetric and positive semi-definite.
+    lam : float
+        Weight of the Laplacian term, at least 0.
+    Z0 : array-like or Tensor, optional
+        Assignments (n, K) to start from; left out, softmax(-a).
+    clamp : array-like or Tensor, optional
+        Clusters (n,) of points that are given, -1 for the others: those rows stay one-hot throughout.
+    max_iter : int, default 600
+        Most updates.
+    tol : float, default 1e-6
+        Stop where an update changes R by at most `tol` |R|.
+
+    Returns
+    -------
+    Z : ndarray or Tensor
+        (n, K), of the type and dtype of `unary`.
+    energies : ndarray
+        R before the first update and after each.
+
+    Raises
+    ------
+    ValueError
+        Where a shape does not fit, `lam` is negative, W is negative or not finite, labels of `clamp` are not in
+        -1, ..., K - 1, or rows of `Z0` are not on the simplex.
+
+    Notes
+    -----
+    Ziko et al. (arXiv:2106.09516), section 3.
+    """
+    a = points("bound_update", "unary", unary)
+    n, K = a.shape
+    check_lam("bound_update", lam)
+    W = check_affinity("bound_update", W, n).astype(a.dtype)
+    if max_iter < 0 or not tol >= 0:
+        raise ValueError(f"bound_update: 'max_iter' and 'tol' must be at least 0, got {max_iter} and {tol}")
+    given = np.full(n, -1) if clamp is None else whole_labels("bound_update", "clamp", clamp, (n,))
+    if given.min() < -1 or given.max() >= K:
+        raise ValueError(f"bound_update: 'clamp' must be in -1..{K - 1}, got {given.min()}..{given.max()}")
+    start = None
+    if Z0 is not None:
+        start = points("bound_update", "Z0", Z0).astype(a.dtype)
+        if start.shape != a.shape:
+            raise ValueError(f"bound_update: 'Z0' has shape {start.shape}, wanted {a.shape}")
+        if K > 1:
+            Simplex().assert_check_point_on_manifold(torch.from_numpy(start))
+        start = start[None]
+    Z, energies = solve_bounds(a[None], W, lam, start, given[None], max_iter, tol)
+    found = torch.from_numpy(Z[0]).to(unary.device) if isinstance(unary, Tensor) else Z[0]
+    return found, np.array(energies)[:, 0]
+
+
+def solve_bounds(
+    a: np.ndarray,
+    W: csr_matrix,
+    lam: float,
+    Z0: np.ndarray | None,
+    clamp: np.ndarray,
+    max_iter: int = 600,
+    tol: float = 1e-6,
+    block: int = BLOCK,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Run `bound_update` on several tasks of one size at once; each stops by itself.
+
+    Parameters
+    ----------
+    a : ndarray
+        Costs (tasks, n, K).
+    W : scipy.sparse.csr_matrix
+        (tasks n, tasks n), block-diagonal.
+    lam : float
+        Weight of the Laplacian term.
+    Z0 : ndarray or None
+        Start (tasks, n, K), or None for softmax(-a).
+    clamp : ndarray
+        (tasks, n): clusters that are given, -1 elsewhere.
+    max_iter, tol
+        As in `bound_update`.
+    block : int
+        Rows that are updated at once.
+
+    Returns
+    -------
+    Z : ndarray
+        (tasks, n, K).
+    energies : list of ndarray
+        R (tasks,) before the first update and after each; that of a task that has stopped stays.
+    """
+    tasks, n, K = a.shape
+    costs, given = a.reshape(-1, K), clamp.reshape(-1)
+    labelled = (given >= 0).nonzero()[0]
+    pull: np.ndarray | None = None
+    Z = np.empty_like(costs) if Z0 is None else Z0.reshape(-1, K).copy()
+    if Z0 is None:
+        _update(Z, costs, None, lam, block)
+    Z[labelled] = one_hot(given[labelled], K, Z.dtype)
+    active = np.ones(tasks, dtype=bool)
+    pull = W @ Z
+    energies = [_energies(Z, costs, pull, lam, tasks)]
+    for _ in range(max_iter):
+        running = np.repeat(active, n)
+        new = np.empty_like(Z)
+        _update(new, costs, pull, lam, block)
+        new[labelled] = one_hot(given[labelled], K, Z.dtype)
+        Z = new if active.all() else np.where(running[:, None], new, Z)
+        pull = W @ Z
+        energies.append(np.where(active, _energies(Z, costs, pull, lam, tasks), energies[-1]))
+        active &= np.abs(energies[-1] - energies[-2]) > tol * np.abs(energies[-2])
+        if not active.any():
+            break
+    return Z.reshape(a.shape), energies
+
+
+def _update(Z: np.ndarray, costs: np.ndarray, pull: np.ndarray | None, lam: float, block: int) -> None:
+    """Write softmax(-a + lam W Z) into Z; `pull` is W Z."""
+    for low in range(0, len(Z), block):
+        rows = slice(low, low + block)
+        logits = -costs[rows] if pull is None else lam * pull[rows] - costs[rows]
+        torch.softmax(torch.from_numpy(logits), dim=-1, out=torch.from_numpy(Z[rows]))
+
+
+def _energies(Z: np.ndarray, costs: np.ndarray, pull: np.ndarray, lam: float, tasks: int) -> np.ndarray:
+    """R of each task, summed in float64."""
+    terms = torch.special.xlogy(torch.from_numpy(Z), torch.from_numpy(Z)).numpy()
+    terms += Z * (costs - 0.5 * lam * pull)
+    return terms.reshape(tasks, -1).sum(1, dtype=np.float64)
+
+
+def relaxed_energy(Z: np.ndarray, unary: np.ndarray, W: csr_matrix, lam: float) -> float:
+    """R(Z) = sum_p (z_p . log z_p + z_p . a_p) - (lam/2) tr(Z^T W Z), of assignments and costs (n, K)."""
+    return float(_energies(Z, unary, W @ Z, lam, 1)[0])
+
+
+def discrete_energy(labels: np.ndarray, unary: np.ndarray, W: csr_matrix, lam: float) -> float:
+    """E of labels (n,): sum_p a_p,l(p) + (lam/2) sum_pq w_pq [l(p) != l(q)], over ordered pairs.
+
+    That is the Laplacian form (lam/2) sum over unordered pairs of w_pq |z_p - z_q|^2 of a symmetric W; its diagonal
+    counts nothing.
+    """
+    pairs = W.tocoo()
+    cut = pairs.data[labels[pairs.row] != labels[pairs.col]].sum(dtype=np.float64)
+    chosen = np.take_along_axis(unary, labels[:, None], axis=1)
+    return float(chosen.sum(dtype=np.float64) + 0.5 * lam * cut)
+
+
+def one_hot(labels: np.ndarray, K: int, dtype: Any) -> np.ndarray:
+    """Vertices (..., K) of the simplex."""
+    return np.eye(K, dtype=dtype)[labels]
