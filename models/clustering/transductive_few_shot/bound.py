@@ -1,10 +1,10 @@
 """The bound optimiser: assignments on the simplex under a concave Laplacian term and an entropy.
 
-R(Z) = sum_p (z_p . log z_p + z_p . a_p) - (lambda/2) tr(Z^T W Z), with W symmetric and positive semi-definite. Linear at
-Z^i, the concave term bounds R from above, and the bound's minimum falls apart into points:
-z_p = softmax(-a_p + lambda sum_q w_pq z_q^i). Each step is a step of mirror descent on the simplex with rate 1, and none
-raises R. At vertices R = E - (lambda/2) sum_pq w_pq, where E = sum_p a_p,l(p) + (lambda/2) sum_pq w_pq [l(p) != l(q)] is
-the energy of labels l.
+R(Z) = sum_p (z_p . log z_p + z_p . a_p) - (lambda/2) tr(Z^T W Z), with W symmetric and positive semi-definite. The
+concave term, made linear at Z^i, gives an upper bound of R, whose minimum falls apart into points:
+z_p = softmax(-a_p + lambda sum_q w_pq z_q^i). Each update is a step of mirror descent on the simplex with rate 1, and
+none raises R. At vertices R = E - (lambda/2) sum_pq w_pq, where E is the energy of labels l,
+sum_p a_p,l(p) + (lambda/2) sum_pq w_pq [l(p) != l(q)].
 """
 
 from typing import Any
