@@ -58,7 +58,7 @@ class Glyphs:
 
 @cache
 def templates() -> Tensor:
-    """Every character in every face, centred by its ink and drawn with one size of type: (characters, faces, 40, 40)."""
+    """Every character in every face, centred, all drawn in one size of type: (characters, faces, 40, 40)."""
     image_module, font_module = require("PIL.Image", "pillow"), require("PIL.ImageFont", "pillow")
     draw_module = require("PIL.ImageDraw", "pillow")
     folder = Path(require("matplotlib", "matplotlib").get_data_path()) / "fonts" / "ttf"

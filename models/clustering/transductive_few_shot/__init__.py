@@ -8,3 +8,11 @@ from holonomy.models.clustering.transductive_few_shot.affinity import knn_affini
 from holonomy.models.clustering.transductive_few_shot.bound import bound_update as bound_update
 from holonomy.models.clustering.transductive_few_shot.bound import discrete_energy as discrete_energy
 from holonomy.models.clustering.transductive_few_shot.bound import relaxed_energy as relaxed_energy
+from holonomy.models.clustering.transductive_few_shot.episodes import Accuracy as Accuracy
+from holonomy.models.clustering.transductive_few_shot.episodes import Episode as Episode
+from holonomy.models.clustering.transductive_few_shot.episodes import evaluate_episodes as evaluate_episodes
+from holonomy.models.clustering.transductive_few_shot.episodes import sample_episode as sample_episode
+from holonomy.models.clustering.transductive_few_shot.features import normalize_features as normalize_features
+from holonomy.models.clustering.transductive_few_shot.few_shot import TransductiveFewShot as TransductiveFewShot
+from holonomy.models.clustering.transductive_few_shot.few_shot import laplacian_shot as laplacian_shot
+from holonomy.models.clustering.transductive_few_shot.few_shot import simpleshot as simpleshot

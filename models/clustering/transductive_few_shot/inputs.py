@@ -10,7 +10,7 @@ __all__ = ["check_k", "check_lam", "check_sigma", "points", "same_width", "whole
 
 
 def points(where: str, name: str, x: Any, stacked: bool = False) -> np.ndarray:
-    """Finite features (n, d), or with `stacked` also (tasks, n, d), in float32 or float64 (what is neither, in float64)."""
+    """Finite features (n, d), or with `stacked` also (tasks, n, d); what is neither float32 nor float64 becomes it."""
     array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{where}: {name!r} must be real numbers, got {array.dtype}")

@@ -30,7 +30,7 @@ def costs(X: np.ndarray, M: np.ndarray, prototype: Prototype, sigma: np.ndarray)
 
 
 def mean_prototypes(X: np.ndarray, Z: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Means of points (tasks, n, d) under assignments (tasks, n, K); `before` (tasks, K, d) where a cluster is empty."""
+    """Means of points (tasks, n, d) by assignments (tasks, n, K); `before` (tasks, K, d) where a cluster is empty."""
     return _weighted_means(X, Z, before)
 
 
