@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
+from scipy.special import xlogy
 from torch import Tensor
 
 from holonomy.manifolds import Simplex
+from holonomy.manifolds.kernels.neighbour_softmax import neighbour_softmax
 from holonomy.models.clustering.transductive_few_shot.affinity import check_affinity
 from holonomy.models.clustering.transductive_few_shot.inputs import check_lam, points, whole_labels
 
 __all__ = ["bound_update", "discrete_energy", "one_hot", "relaxed_energy", "solve_bounds"]
-
-#: Rows that are updated at once; what is kept beside Z is of this many rows.
-BLOCK = 4096
 
 
 def bound_update(
@@ -99,7 +98,6 @@ def solve_bounds(
     clamp: np.ndarray,
     max_iter: int = 600,
     tol: float = 1e-6,
-    block: int = BLOCK,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run `bound_update` on several tasks of one size at once; each stops by itself.
 
@@ -117,8 +115,6 @@ def solve_bounds(
         (tasks, n): clusters that are given, -1 elsewhere.
     max_iter, tol
         As in `bound_update`.
-    block : int
-        Rows that are updated at once.
 
     Returns
     -------
@@ -130,46 +126,41 @@ def solve_bounds(
     tasks, n, K = a.shape
     costs, given = a.reshape(-1, K), clamp.reshape(-1)
     labelled = (given >= 0).nonzero()[0]
-    pull: np.ndarray | None = None
-    Z = np.empty_like(costs) if Z0 is None else Z0.reshape(-1, K).copy()
+
+    def keep(Z: np.ndarray, free: np.ndarray) -> None:
+        Z[labelled] = one_hot(given[labelled], K, Z.dtype)
+        free[labelled] = costs[labelled, given[labelled]]
+
     if Z0 is None:
-        _update(Z, costs, None, lam, block)
-    Z[labelled] = one_hot(given[labelled], K, Z.dtype)
-    active = np.ones(tasks, dtype=bool)
-    pull = W @ Z
-    energies = [_energies(Z, costs, pull, lam, tasks)]
-    for _ in range(max_iter):
-        running = np.repeat(active, n)
-        new = np.empty_like(Z)
-        _update(new, costs, pull, lam, block)
-        new[labelled] = one_hot(given[labelled], K, Z.dtype)
-        Z = new if active.all() else np.where(running[:, None], new, Z)
-        pull = W @ Z
-        energies.append(np.where(active, _energies(Z, costs, pull, lam, tasks), energies[-1]))
-        active &= np.abs(energies[-1] - energies[-2]) > tol * np.abs(energies[-2])
-        if not active.any():
+        Z, _, free = neighbour_softmax(costs, W, np.zeros_like(costs), 0.0)
+    else:
+        Z = Z0.reshape(-1, K).copy()
+        free = _free(Z, costs)
+    keep(Z, free)
+    active, energies = np.ones(tasks, dtype=bool), list[np.ndarray]()
+    for step in range(max_iter + 1):
+        # An update sees W Z of the rows before it, which their energy needs.
+        new, pulled, new_free = neighbour_softmax(costs, W, Z, lam, None if active.all() else active.repeat(n))
+        now = (free - 0.5 * lam * pulled).reshape(tasks, n).sum(1)
+        energies.append(now if step == 0 else np.where(active, now, energies[-1]))
+        if step > 0:
+            active &= np.abs(energies[-1] - energies[-2]) > tol * np.abs(energies[-2])
+        if step == max_iter or not active.any():
             break
+        keep(new, new_free)
+        Z = new if active.all() else np.where(active.repeat(n)[:, None], new, Z)
+        free = new_free
     return Z.reshape(a.shape), energies
 
 
-def _update(Z: np.ndarray, costs: np.ndarray, pull: np.ndarray | None, lam: float, block: int) -> None:
-    """Write softmax(-a + lam W Z) into Z; `pull` is W Z."""
-    for low in range(0, len(Z), block):
-        rows = slice(low, low + block)
-        logits = -costs[rows] if pull is None else lam * pull[rows] - costs[rows]
-        torch.softmax(torch.from_numpy(logits), dim=-1, out=torch.from_numpy(Z[rows]))
-
-
-def _energies(Z: np.ndarray, costs: np.ndarray, pull: np.ndarray, lam: float, tasks: int) -> np.ndarray:
-    """R of each task, summed in float64."""
-    terms = torch.special.xlogy(torch.from_numpy(Z), torch.from_numpy(Z)).numpy()
-    terms += Z * (costs - 0.5 * lam * pull)
-    return terms.reshape(tasks, -1).sum(1, dtype=np.float64)
+def _free(Z: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """z_p . (log z_p + a_p) of each row, in float64."""
+    return (xlogy(Z, Z) + Z * costs).sum(1, dtype=np.float64)
 
 
 def relaxed_energy(Z: np.ndarray, unary: np.ndarray, W: csr_matrix, lam: float) -> float:
     """R(Z) = sum_p (z_p . log z_p + z_p . a_p) - (lam/2) tr(Z^T W Z), of assignments and costs (n, K)."""
-    return float(_energies(Z, unary, W @ Z, lam, 1)[0])
+    return float((_free(Z, unary) - 0.5 * lam * (Z * (W @ Z)).sum(1, dtype=np.float64)).sum())
 
 
 def discrete_energy(labels: np.ndarray, unary: np.ndarray, W: csr_matrix, lam: float) -> float:
