@@ -1,21 +1,24 @@
 """Affinities of points with their nearest neighbours, made positive semi-definite, and the width of Gaussians on them.
 
-With w_pq >= 0 and d_p = sum_q w_pq the matrix W + c I with c = max_p d_p is diagonally dominant, so that
--(lambda/2) tr(Z^T (W + c I) Z) is concave in the assignments Z. At vertices of the simplex c I adds a constant.
+With w_pq >= 0 and d_p = sum_q w_pq the matrices W + max_p d_p I and W + diag(d) are diagonally dominant, so that
+-(lambda/2) tr(Z^T W Z) with either for W is concave in the assignments Z. At vertices of the simplex a diagonal adds a
+constant, but a large one holds points where they are, for the update of z_p then has a multiple of z_p itself in it.
 """
 
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import block_diag, coo_matrix, csr_matrix, identity, issparse
+from scipy.sparse import block_diag, coo_matrix, csr_matrix, diags, issparse
 from torch import Tensor
 
 from holonomy.models.clustering.transductive_few_shot.inputs import check_k, check_sigma, points
 
-__all__ = ["check_affinity", "kernel_width", "knn_affinity", "shift_to_psd", "stacked_affinity"]
+__all__ = ["Shift", "check_affinity", "kernel_width", "knn_affinity", "shift_to_psd", "stacked_affinity"]
 
 Weights = Literal["binary", "gaussian"]
+#: What is added to the diagonal: the largest row sum (True), every row's own ("degrees"), or nothing.
+Shift = bool | Literal["degrees"]
 
 
 def knn_affinity(
@@ -24,7 +27,7 @@ def knn_affinity(
     weights: Weights = "binary",
     sigma: float | None = None,
     symmetric: bool = True,
-    psd_shift: bool = True,
+    psd_shift: Shift = True,
 ) -> csr_matrix:
     """Affinity W of points with their k - 1 nearest others: 1, or exp(-|x_p - x_q|^2/(2 sigma^2)).
 
@@ -40,8 +43,9 @@ def knn_affinity(
         Width of the Gaussian; left out, sigma^2 is the mean of |x_p - x_q|^2 over the neighbours.
     symmetric : bool, default True
         Take (W + W^T)/2.
-    psd_shift : bool, default True
-        Add the largest row sum to the diagonal, which makes a symmetric W positive semi-definite; False for comparison.
+    psd_shift : bool or "degrees", default True
+        Add the largest row sum to the diagonal, which makes a symmetric W positive semi-definite. "degrees" adds each
+        row's own sum, which does so too and holds points less; False adds nothing, for comparison.
 
     Returns
     -------
@@ -81,16 +85,21 @@ def knn_affinity(
     W = graph.astype(X.dtype)
     if symmetric:
         W = (0.5 * (W + W.T)).tocsr()
-    return shift_to_psd(W) if psd_shift else W.tocsr()
+    return shift_to_psd(W, psd_shift)
 
 
-def shift_to_psd(W: csr_matrix) -> csr_matrix:
-    """W + c I with c the largest row sum, on a W with no diagonal of its own."""
-    c = W.dtype.type(W.sum(axis=1).max())
-    return (W + c * identity(W.shape[0], dtype=W.dtype, format="csr")).tocsr()
+def shift_to_psd(W: csr_matrix, psd_shift: Shift) -> csr_matrix:
+    """Add to the diagonal of a W that has none; see `knn_affinity`."""
+    if psd_shift not in (True, False, "degrees"):
+        raise ValueError(f"'psd_shift' must be True, False or 'degrees', got {psd_shift!r}")
+    if psd_shift is False:
+        return W.tocsr()
+    degrees = np.asarray(W.sum(axis=1)).ravel()
+    added = degrees if psd_shift == "degrees" else np.full_like(degrees, degrees.max())
+    return (W + diags(added, format="csr")).tocsr()
 
 
-def stacked_affinity(X: np.ndarray, k: int, psd_shift: bool = True) -> csr_matrix:
+def stacked_affinity(X: np.ndarray, k: int, psd_shift: Shift = True) -> csr_matrix:
     """Binary affinity of the points of every task (tasks, n, d) among themselves: block-diagonal (tasks n, tasks n)."""
     return block_diag([knn_affinity(task, k, psd_shift=psd_shift) for task in X], format="csr")
 

@@ -9,7 +9,7 @@ from sklearn.cluster import kmeans_plusplus
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from holonomy.models.clustering.transductive_few_shot.affinity import kernel_width, knn_affinity, shift_to_psd
+from holonomy.models.clustering.transductive_few_shot.affinity import Shift, kernel_width, knn_affinity, shift_to_psd
 from holonomy.models.clustering.transductive_few_shot.alternation import Problem, alternate
 from holonomy.models.clustering.transductive_few_shot.bound import discrete_energy
 from holonomy.models.clustering.transductive_few_shot.inputs import (
@@ -46,8 +46,8 @@ class LaplacianKPrototypes(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         Width of modes; "auto" takes sigma^2 = sum_pq w_pq |x_p - x_q|^2/(5 n).
     init : "k-means++" or array-like, default "k-means++"
         Prototypes (n_clusters, d) to start from. Where clusters have labelled points, their means take the place.
-    psd_shift : bool, default True
-        Make the affinity positive semi-definite, so that the energy cannot rise.
+    psd_shift : bool or "degrees", default True
+        How the affinity is made positive semi-definite, so that the energy cannot rise, as of `knn_affinity`.
     max_iter, tol : int, float
         Most passes, and the relative change of the energy to stop at.
     random_state : int, RandomState or None, default None
@@ -82,7 +82,7 @@ class LaplacianKPrototypes(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         n_neighbors: int = 3,
         sigma: float | Literal["auto"] = "auto",
         init: Any = "k-means++",
-        psd_shift: bool = True,
+        psd_shift: Shift = True,
         max_iter: int = 100,
         tol: float = 1e-5,
         random_state: Any = None,
@@ -123,7 +123,7 @@ class LaplacianKPrototypes(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         sigma = np.ones(1)
         if self.prototype != "mean":
             sigma = kernel_width(X[None], W) if self.sigma == "auto" else np.full(1, float(self.sigma))
-        whole = shift_to_psd(W) if self.psd_shift and self.lam > 0.0 else W
+        whole = shift_to_psd(W, self.psd_shift)
         problem = Problem(X[None], clamp[None], whole, float(self.lam), self.prototype, sigma)
         found = alternate(problem, self._start(X, clamp)[None], self.max_iter, self.tol)
         self.cluster_centers_, self.assignments_ = found.M[0], found.Z[0]

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holonomy.models.clustering.transductive_few_shot.affinity import kernel_width, stacked_affinity
+from holonomy.models.clustering.transductive_few_shot.affinity import Shift, kernel_width, stacked_affinity
 from holonomy.models.clustering.transductive_few_shot.alternation import Problem, Solution, alternate
 from holonomy.models.clustering.transductive_few_shot.bound import solve_bounds
 from holonomy.models.clustering.transductive_few_shot.inputs import check_k, check_lam, check_sigma
@@ -42,8 +42,8 @@ class TransductiveFewShot:
         Nearest neighbours in the affinity of support and queries, the point itself counted.
     sigma : float or "auto", default "auto"
         Width of modes; "auto" takes sigma^2 = sum_pq w_pq |x_p - x_q|^2/(5 n).
-    psd_shift : bool, default True
-        Make the affinity positive semi-definite, so that the energy cannot rise; False for comparison.
+    psd_shift : bool or "degrees", default True
+        How the affinity is made positive semi-definite, so that the energy cannot rise, as of `knn_affinity`.
     rectify : bool, default False
         Shift the queries to the support's mean, and start at prototypes weighted by likeness.
     max_iter, tol : int, float
@@ -68,7 +68,7 @@ class TransductiveFewShot:
         *,
         n_neighbors: int = 3,
         sigma: float | Literal["auto"] = "auto",
-        psd_shift: bool = True,
+        psd_shift: Shift = True,
         rectify: bool = False,
         max_iter: int = 100,
         tol: float = 1e-5,
@@ -140,7 +140,7 @@ class TransductiveFewShot:
         tasks, n = X.shape[:2]
         prototype, pulled = METHODS[self.method]
         check_k("TransductiveFewShot", "n_neighbors", self.n_neighbors, n)
-        W = stacked_affinity(X, self.n_neighbors, self.psd_shift and pulled)
+        W = stacked_affinity(X, self.n_neighbors, self.psd_shift if pulled else False)
         sigma = np.ones(tasks)
         if prototype == "mode":
             sigma = kernel_width(X, W) if self.sigma == "auto" else np.full(tasks, float(self.sigma))
@@ -182,7 +182,7 @@ def laplacian_shot(
     lam: float = 1.0,
     k: int = 3,
     *,
-    psd_shift: bool = True,
+    psd_shift: Shift = True,
     rectify: bool = False,
 ) -> np.ndarray:
     """Label queries by bound updates with fixed prototypes, over the affinity of the queries alone.

@@ -51,7 +51,10 @@ def test_shift_makes_it_positive_semi_definite_and_without_it_it_is_not(k: int) 
     plain, shifted = (knn_affinity(X, k, psd_shift=psd).toarray() for psd in (False, True))
     assert np.linalg.eigvalsh(plain)[0] < -0.1
     assert np.linalg.eigvalsh(shifted)[0] > -1e-12  # rounding of eigenvalues of about 10
-    assert np.allclose(shifted - plain, plain.sum(1).max() * np.eye(30), atol=0)
+    assert np.abs(shifted - plain - plain.sum(1).max() * np.eye(30)).max() == 0
+    degrees = knn_affinity(X, k, psd_shift="degrees").toarray()
+    assert np.linalg.eigvalsh(degrees)[0] > -1e-12
+    assert np.abs(degrees - plain - np.diag(plain.sum(1))).max() == 0
 
 
 def test_dtypes_and_tensors() -> None:
@@ -79,6 +82,7 @@ def test_width_of_modes_is_its_formula_in_each_task() -> None:
         ({"sigma": 0.0, "weights": "gaussian"}, "'sigma' must be finite and positive, got 0"),
         ({"weights": "cosine"}, "'weights'.*'cosine'"),
         ({"symmetric": False}, "'psd_shift'"),
+        ({"psd_shift": "rows"}, "'psd_shift'.*'rows'"),
         ({"X": X[0]}, "'X' has shape"),
         ({"X": np.where(X > 2, np.nan, X)}, "'X' must be finite"),
     ],

@@ -102,7 +102,7 @@ def test_labels_of_any_integers_and_tensors_and_float32() -> None:
 
 
 def test_psd_shift_is_what_keeps_the_energy_from_rising() -> None:
-    def rise(shift: bool) -> float:
+    def rise(shift: Any) -> float:
         worst = -np.inf
         for seed in range(20):
             support, query, y, _ = task([1] * 4, [8] * 4, seed, 3.0)
@@ -112,6 +112,7 @@ def test_psd_shift_is_what_keeps_the_energy_from_rising() -> None:
         return worst
 
     assert rise(True) <= 1e-9  # energies are some thousands
+    assert rise("degrees") <= 1e-9
     assert rise(False) > 0.1
 
 
