@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import block_diag, coo_matrix, csr_matrix, diags, issparse
+from scipy.sparse import coo_matrix, csr_matrix, diags, issparse
 from torch import Tensor
 
 from holonomy.models.clustering.transductive_few_shot.inputs import check_k, check_sigma, points
@@ -72,20 +72,28 @@ def knn_affinity(
         raise ValueError(
             "knn_affinity: 'psd_shift' makes only a symmetric W positive semi-definite, got symmetric=False"
         )
-    from sklearn.neighbors import NearestNeighbors
-
-    graph = NearestNeighbors(n_neighbors=k - 1).fit(X).kneighbors_graph(mode="distance")
-    if weights == "binary":
-        graph.data = np.ones_like(graph.data)
-    else:
-        squares = np.square(graph.data)
+    distances, places = _neighbours(X, k)
+    values = np.ones_like(distances)
+    if weights == "gaussian":
+        squares = np.square(distances)
         # Where all neighbours coincide there is no width to take, and every weight is 1.
         width2 = squares.mean() if sigma is None else sigma**2
-        graph.data = np.exp(-squares / (2.0 * width2)) if width2 > 0 else np.ones_like(squares)
-    W = graph.astype(X.dtype)
-    if symmetric:
-        W = (0.5 * (W + W.T)).tocsr()
-    return shift_to_psd(W, psd_shift)
+        values = np.exp(-squares / (2.0 * width2)) if width2 > 0 else values
+    return shift_to_psd(_graph(places, values.astype(X.dtype), symmetric), psd_shift)
+
+
+def _neighbours(X: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (n, k - 1) of points to their nearest others, and which those are."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, places = NearestNeighbors(n_neighbors=k - 1).fit(X).kneighbors()
+    return distances, places
+
+
+def _graph(places: np.ndarray, values: np.ndarray, symmetric: bool) -> csr_matrix:
+    n, count = places.shape
+    W = csr_matrix((values.ravel(), places.ravel(), np.arange(0, n * count + 1, count)), shape=(n, n))
+    return (0.5 * (W + W.T)).tocsr() if symmetric else W
 
 
 def shift_to_psd(W: csr_matrix, psd_shift: Shift) -> csr_matrix:
@@ -101,7 +109,14 @@ def shift_to_psd(W: csr_matrix, psd_shift: Shift) -> csr_matrix:
 
 def stacked_affinity(X: np.ndarray, k: int, psd_shift: Shift = True) -> csr_matrix:
     """Binary affinity of the points of every task (tasks, n, d) among themselves: block-diagonal (tasks n, tasks n)."""
-    return block_diag([knn_affinity(task, k, psd_shift=psd_shift) for task in X], format="csr")
+    tasks, n = X.shape[:2]
+    places = np.concatenate([_neighbours(task, k)[1] + i * n for i, task in enumerate(X)])
+    W = _graph(places, np.ones(places.shape, X.dtype), True)
+    if psd_shift is not True:
+        return shift_to_psd(W, psd_shift)
+    # The largest row sum is each task's own.
+    largest = np.asarray(W.sum(axis=1)).reshape(tasks, n).max(1)
+    return (W + diags(largest.repeat(n), format="csr")).tocsr()
 
 
 def kernel_width(X: np.ndarray, W: csr_matrix) -> np.ndarray:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from holonomy.models.clustering.transductive_few_shot.inputs import points, whole_labels
 
@@ -90,9 +89,27 @@ def sample_episode(
     ValueError
         Where there are not as many classes, or not as many features of each, or a number is out of its range.
     """
-    features = points("sample_episode", "features", features)
-    labels = whole_labels("sample_episode", "labels", labels, features.shape[:1])
-    names, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return _draw(_pool(features, labels), n_way, n_shot, n_query, generator, alpha)
+
+
+def _pool(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Features, the classes' names, and the places of each class."""
+    x = points("sample_episode", "features", features)
+    y = whole_labels("sample_episode", "labels", labels, x.shape[:1])
+    names, places = np.unique(y, return_inverse=True)
+    return x, names, [np.flatnonzero(places == k) for k in range(len(names))]
+
+
+def _draw(
+    pool: tuple[np.ndarray, np.ndarray, list[np.ndarray]],
+    n_way: int,
+    n_shot: int | Sequence[int],
+    n_query: int | Sequence[int],
+    generator: np.random.Generator,
+    alpha: float | None,
+) -> Episode:
+    features, names, members = pool
+    counts = np.array([len(own) for own in members])
     shots, queries = _sizes(n_way, n_shot, n_query, alpha)
     if len(names) < n_way:
         raise ValueError(
@@ -108,7 +125,7 @@ def sample_episode(
             f"sample_episode: class {names[chosen[which]]} has {counts[chosen[which]]} features, and 'n_shot' with "
             f"'n_query' wants {shots[which] + queries[which]}"
         )
-    orders = [generator.permutation(np.flatnonzero(places == one)) for one in chosen]
+    orders = [generator.permutation(members[one]) for one in chosen]
     support = np.concatenate([order[:s] for order, s in zip(orders, shots, strict=True)])
     query = np.concatenate([order[s : s + q] for order, s, q in zip(orders, shots, queries, strict=True)])
     ways = np.arange(n_way)
@@ -153,12 +170,11 @@ def evaluate_episodes(
     """
     if n_episodes < 1 or batch < 1:
         raise ValueError(f"evaluate_episodes: 'n_episodes' and 'batch' must be positive, got {n_episodes} and {batch}")
-    features = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    pool = _pool(features, labels)
     found: list[np.ndarray] = []
     for low in range(0, n_episodes, batch):
         episodes = [
-            sample_episode(features, labels, n_way, n_shot, n_query, generator, alpha)
-            for _ in range(low, min(low + batch, n_episodes))
+            _draw(pool, n_way, n_shot, n_query, generator, alpha) for _ in range(low, min(low + batch, n_episodes))
         ]
         wanted = np.stack([one.query_labels for one in episodes])
         predicted = np.asarray(

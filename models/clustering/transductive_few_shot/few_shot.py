@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from holonomy.models.clustering.transductive_few_shot.affinity import Shift, kernel_width, stacked_affinity
 from holonomy.models.clustering.transductive_few_shot.alternation import Problem, Solution, alternate
@@ -140,7 +141,10 @@ class TransductiveFewShot:
         tasks, n = X.shape[:2]
         prototype, pulled = METHODS[self.method]
         check_k("TransductiveFewShot", "n_neighbors", self.n_neighbors, n)
-        W = stacked_affinity(X, self.n_neighbors, self.psd_shift if pulled else False)
+        if pulled or (prototype == "mode" and self.sigma == "auto"):
+            W = stacked_affinity(X, self.n_neighbors, self.psd_shift if pulled else False)
+        else:
+            W = csr_matrix((tasks * n, tasks * n), dtype=X.dtype)
         sigma = np.ones(tasks)
         if prototype == "mode":
             sigma = kernel_width(X, W) if self.sigma == "auto" else np.full(tasks, float(self.sigma))

@@ -70,6 +70,9 @@ def test_width_of_modes_is_its_formula_in_each_task() -> None:
         wanted = (knn_affinity(task, psd_shift=False).toarray() * np.square(cdist(task, task))).sum() / (5 * 15)
         assert abs(sigma**2 - wanted) < 1e-12 * wanted
     assert W[:15, 15:].nnz == 0
+    for shift in (True, "degrees", False):
+        W = stacked_affinity(both, 3, shift)
+        assert abs(W[15:, 15:] - knn_affinity(both[1], 3, psd_shift=shift)).max() == 0
     with pytest.raises(ValueError, match="coincide"):
         kernel_width(np.zeros((1, 5, 2)), stacked_affinity(np.zeros((1, 5, 2)), 3))
 
