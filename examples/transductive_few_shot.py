@@ -504,9 +504,10 @@ def _plot_task(report: Report) -> "Figure":
         axes = figure.add_subplot(1, 3, place + 1, title=title)
         labels = _first(report, name)
         wrong = labels != classes
-        axes.scatter(*plane[shots:].T, c=[f"C{int(k)}" for k in labels[shots:]], s=14)
-        axes.scatter(*plane[:shots].T, c=[f"C{int(k)}" for k in labels[:shots]], s=110, marker="*", edgecolors="k")
-        axes.scatter(*plane[wrong].T, facecolors="none", edgecolors="k", s=40, linewidths=0.8)
+        x, y = plane.T
+        axes.scatter(x[shots:], y[shots:], c=[f"C{int(k)}" for k in labels[shots:]], s=14)
+        axes.scatter(x[:shots], y[:shots], c=[f"C{int(k)}" for k in labels[:shots]], s=110, marker="*", edgecolors="k")
+        axes.scatter(x[wrong], y[wrong], facecolors="none", edgecolors="k", s=40, linewidths=0.8)
         axes.set(xticks=[], yticks=[], xlabel=f"{int(wrong.sum())} of {len(classes) - shots} wrong" if place else "")
     return figure
 

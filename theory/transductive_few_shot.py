@@ -83,7 +83,7 @@ def alternation(rng: np.random.Generator, tasks: int = 20, n: int = 50, K: int =
     result = []
     W = stacked_affinity(X, 3)
     for prototype in ("mean", "mode"):
-        problem = Problem(X, clamp, W, 0.5, prototype, kernel_width(X, W))  # type: ignore[arg-type]
+        problem = Problem(X, clamp, W, 0.5, prototype, kernel_width(X, W))
         solution = alternate(problem, X[:, :K], tol=1e-12)
         rise = max(float(np.diff(course).max(initial=-math.inf)) for course in solution.energies)
         how = f"{tasks} tasks of {n} points, {K} labelled, lambda = 0.5, to a relative change of 1e-12, float64"

@@ -25,7 +25,7 @@ from holonomy.models.clustering.transductive_few_shot.prototypes import Prototyp
 __all__ = ["LaplacianKPrototypes"]
 
 
-class LaplacianKPrototypes(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class LaplacianKPrototypes(ClusterMixin, BaseEstimator):
     """Cluster points around prototypes while neighbours pull each other: SLK, and with lam = 0 k-means or k-modes.
 
     Minimised is E = sum_p F(x_p, m_l(p)) + (lam/2) sum_pq w_pq [l(p) != l(q)], F = |x - m|^2 for means and

@@ -62,7 +62,7 @@ def mode_prototypes(
     M, moving = before.copy(), np.ones(before.shape[:2], dtype=bool)
     # Tasks whose prototypes have all stopped are left out of the work.
     for _ in range(max_iter):
-        index = moving.any(1).nonzero()[0]
+        index = np.flatnonzero(moving.any(1))
         if not len(index):
             break
         x, m = X[index], M[index]
