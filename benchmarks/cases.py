@@ -16,6 +16,8 @@ from hypll.manifolds.poincare_ball import Curvature
 from hypll.manifolds.poincare_ball import PoincareBall as HypllBall
 from hypll.nn import HConvolution2d
 from hypll.tensors import ManifoldTensor
+from scipy.sparse import csr_matrix
+from scipy.special import softmax, xlogy
 from torch import Tensor
 
 from benchmarks.poincare_resnet import training_steps
@@ -28,6 +30,7 @@ from holonomy.manifolds.kernels.simplex import project_simplex
 from holonomy.manifolds.kernels.subspace_logits import subspace_logits
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
 from holonomy.models.clustering.doubly_stochastic import membership
+from holonomy.models.clustering.transductive_few_shot.bound import solve_bounds
 from holonomy.models.representation.grassmann_class import GrassmannClassifier, param_groups
 from holonomy.optim import RiemannianAdam, RiemannianSGD
 from holonomy.theory.wide_cnn import HierarchicalKernel, sample_multisphere
@@ -117,6 +120,27 @@ def doubly_stochastic_membership(n: int, d: int) -> Thunks:
         return kernel.mul_(u).mul_(u.unsqueeze(-1)).topk(50).values
 
     return {"holonomy": lambda: membership(c, 0.15, top_k=50), "plain torch, n x n held": whole}
+
+
+def bound_updates(n: int, K: int, k: int, updates: int) -> Thunks:
+    """Updates of soft assignments by k neighbours of each point, with the energy after each, and in plain scipy."""
+    rng = np.random.default_rng(0)
+    W = csr_matrix((np.ones(n * k, np.float32), rng.integers(0, n, n * k), np.arange(0, n * k + 1, k)), (n, n))
+    a = rng.random((n, K), dtype=np.float32)
+    free = np.full((1, n), -1)
+
+    def plain() -> list[float]:
+        Z, energies = softmax(-a, 1), []
+        for _ in range(updates):
+            pull = W @ Z
+            energies.append(float((xlogy(Z, Z) + Z * (a - 0.5 * pull)).sum()))
+            Z = softmax(pull - a, 1)
+        return energies
+
+    return {
+        "holonomy": lambda: solve_bounds(a[None], W, 1.0, None, free, updates, -1.0),
+        "plain scipy": plain,
+    }
 
 
 def stiefel_retr(*size: int) -> Thunks:
@@ -540,6 +564,13 @@ CASES = [
         lambda: doubly_stochastic_membership(10_000, 128),
         10_000 * (128 + 50) * _FLOAT,
         flops=2 * 10_000**2 * 128,  # of one product; the iteration needs it afresh at every step
+    ),
+    Case(
+        "10 bound updates, 10,000 points, 100 clusters, 10 neighbours",
+        lambda: bound_updates(10_000, 100, 10, 10),
+        10 * 10_000 * (3 * 100 + 2 * 10) * _FLOAT,
+        flops=10 * 10_000 * 100 * (2 * 10 + 12),
+        wanted={"plain scipy": 2.0},
     ),
     *(
         Case(

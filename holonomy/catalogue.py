@@ -265,6 +265,9 @@ PAPERS = (
         "Transductive Few-Shot Learning: Clustering is All You Need?",
         "arXiv 2021",
         "clustering",
+        minutes=1.5,
+        data="glyphs, digits",
+        seconds=6,
     ),
     Paper(
         "ulsam",
