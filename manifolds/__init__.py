@@ -18,6 +18,7 @@ from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
 from holonomy.manifolds.nearest import nearest as nearest
+from holonomy.manifolds.oblique import Oblique as Oblique
 from holonomy.manifolds.parameter import ManifoldParameter as ManifoldParameter
 from holonomy.manifolds.parameter import find_manifold as find_manifold
 from holonomy.manifolds.parameter import find_manifolds as find_manifolds
@@ -25,7 +26,13 @@ from holonomy.manifolds.parameter import manifold_parameters as manifold_paramet
 from holonomy.manifolds.parametrize import OnManifold as OnManifold
 from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
+from holonomy.manifolds.positive_orthant import PositiveOrthant as PositiveOrthant
+from holonomy.manifolds.power import Power as Power
+from holonomy.manifolds.product import Product as Product
+from holonomy.manifolds.scaled import Scaled as Scaled
 from holonomy.manifolds.simplex import Simplex as Simplex
+from holonomy.manifolds.special_euclidean import SpecialEuclidean as SpecialEuclidean
+from holonomy.manifolds.special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from holonomy.manifolds.sphere import Sphere as Sphere
 from holonomy.manifolds.stiefel import Stiefel as Stiefel
 from holonomy.manifolds.tangent import tangent_basis as tangent_basis

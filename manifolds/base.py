@@ -73,7 +73,8 @@ class Manifold(torch.nn.Module):
         """
         if any(True for _ in self.parameters()) or any(True for _ in self.buffers()):
             return (type(self), id(self))
-        return (type(self), *sorted(self._config().items()))
+        given = ((name, v.key if isinstance(v, Manifold) else v) for name, v in self._config().items())
+        return (type(self), *sorted(given))
 
     def extra_repr(self) -> str:
         """Return the arguments shown in ``repr``."""
@@ -322,8 +323,11 @@ class Manifold(torch.nn.Module):
         return self._keep(result, keepdim)
 
     def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
-        """Inner product that broadcasts against a point: what adaptive optimizers keep as second moment."""
-        return self.inner(x, u, v, keepdim=True)
+        """Inner product that broadcasts against a point: what adaptive optimizers keep as second moment.
+
+        Where a point consists of points of several manifolds, of each of them by itself.
+        """
+        return self._evaluate(self._component_inner, x=x, u=u, v=u if v is None else v)
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """Length of a tangent vector, shape of the batch. The gradient at the zero vector is 0."""
@@ -523,6 +527,9 @@ class Manifold(torch.nn.Module):
         square = self._inner(x, u, u).clamp_min(0.0)
         zero = square == 0
         return torch.where(zero, torch.zeros_like(square), torch.where(zero, torch.ones_like(square), square).sqrt())
+
+    def _component_inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return self._keep(self._inner(x, u, v), True)
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return self._norm(x, self._logmap(x, y))

@@ -6,6 +6,7 @@ from torch import Tensor
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.kernels.birkhoff import birkhoff_proju, marginal_solve_reference
 from holonomy.manifolds.kernels.sinkhorn import sinkhorn
+from holonomy.manifolds.tangent import over_area
 
 __all__ = ["Birkhoff"]
 
@@ -117,10 +118,7 @@ class Birkhoff(Manifold):
 
         mixed = second_form(u, v)
         numerator = self._inner(x, second_form(u, u), second_form(v, v)) - self._inner(x, mixed, mixed)
-        squares = self._inner(x, u, u) * self._inner(x, v, v)
-        area = squares - self._inner(x, u, v).square()
-        flat = area <= torch.finfo(x.dtype).eps * squares
-        return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
+        return over_area(numerator, self._inner(x, u, u), self._inner(x, u, v), self._inner(x, v, v))
 
     # -- movement --------------------------------------------------------------------------------------------------
 
@@ -178,6 +176,9 @@ def _newton(logits: Tensor, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """
     for _ in range(_NEWTON_STEPS):
         p = torch.exp(f.unsqueeze(-1) + g.unsqueeze(-2) + logits)
+        # Entries that carry no doubly stochastic matrix have no potentials: those of such a matrix run away, and rest.
+        lost = ~torch.isfinite(p).all(-1).all(-1)[..., None, None]
+        p = torch.where(lost, torch.ones_like(p) / p.shape[-1], p)
         a, b = marginal_solve_reference(p, 1.0 - p.sum(-1), 1.0 - p.sum(-2))
         change = (a.unsqueeze(-1) + b.unsqueeze(-2)).abs().masked_fill(p <= 0, 0.0).amax((-1, -2)).clamp_min(1.0)
         f, g = f + a / change.unsqueeze(-1), g + b / change.unsqueeze(-1)

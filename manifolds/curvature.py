@@ -54,8 +54,8 @@ class Curvature(torch.nn.Module):
         The curvature's magnitude.
     learnable : bool
         Whether it is a parameter.
-    owner : str
-        Name that error messages begin with.
+    owner, name : str
+        The class and the argument that error messages name.
 
     Raises
     ------
@@ -65,9 +65,11 @@ class Curvature(torch.nn.Module):
         Where `c` is not positive and finite.
     """
 
-    def __init__(self, c: float | Tensor, *, learnable: bool = False, owner: str = "Curvature") -> None:
+    def __init__(
+        self, c: float | Tensor, *, learnable: bool = False, owner: str = "Curvature", name: str = "c"
+    ) -> None:
         super().__init__()
-        value = checked(c, owner)
+        value = checked(c, owner, name)
         self.fixed: float | Tensor | None
         if not learnable:
             if isinstance(value, Tensor):

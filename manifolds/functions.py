@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["arsinhc", "artanhc", "asinc", "cosm1c", "sinc", "sinhc", "tanhc"]
+__all__ = ["arsinhc", "artanhc", "asinc", "cosm1c", "sinc", "sinhc", "sinm1c", "tanhc"]
 
 
 def _even(s: Tensor, coefficients: Sequence[float], cut: float, closed: Callable[[Tensor], Tensor]) -> Tensor:
@@ -30,6 +30,7 @@ def _even(s: Tensor, coefficients: Sequence[float], cut: float, closed: Callable
 _SIN = [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(12)]
 _SINH = [1.0 / math.factorial(2 * k + 1) for k in range(12)]
 _COSM1 = [(-1.0) ** k * 2.0 / math.factorial(2 * k + 2) for k in range(12)]
+_SINM1 = [(-1.0) ** k * 6.0 / math.factorial(2 * k + 3) for k in range(12)]
 _ARTANH = [1.0 / (2 * k + 1) for k in range(12)]
 _ASIN = [math.comb(2 * k, k) / (4.0**k * (2 * k + 1)) for k in range(12)]
 _ARSINH = [(-1.0) ** k * c for k, c in enumerate(_ASIN)]
@@ -58,6 +59,11 @@ def sinc(s: Tensor) -> Tensor:
 def cosm1c(s: Tensor) -> Tensor:
     """2 (1 - cos r)/r^2 as a function of s = r^2 >= 0, without the cancellation."""
     return _even(s, _COSM1, 1.0, lambda r: torch.square(2.0 * torch.sin(0.5 * r) / r))
+
+
+def sinm1c(s: Tensor) -> Tensor:
+    """6 (r - sin r)/r^3 as a function of s = r^2 >= 0."""
+    return _even(s, _SINM1, 1.0, lambda r: 6.0 * (r - torch.sin(r)) / r**3)
 
 
 def sinhc(s: Tensor) -> Tensor:

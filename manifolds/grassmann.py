@@ -20,6 +20,7 @@ from holonomy.manifolds.linalg import (
     symmetric_functions,
 )
 from holonomy.manifolds.orthonormal import OrthonormalColumns
+from holonomy.manifolds.tangent import over_area
 
 __all__ = ["Grassmann"]
 
@@ -137,11 +138,7 @@ class Grassmann(OrthonormalColumns):
         # |u v^T - v u^T|^2 and |u^T v - v^T u|^2, halved.
         wide = (uu * vv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
         narrow = (uv * uv).sum((-2, -1)) - (uv * uv.mT).sum((-2, -1))
-        area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
-        flat = area <= torch.finfo(x.dtype).eps * self._inner(x, u, u) * self._inner(x, v, v)
-        return torch.where(
-            flat, torch.zeros_like(area), (wide + narrow) / torch.where(flat, torch.ones_like(area), area)
-        )
+        return over_area(wide + narrow, self._inner(x, u, u), self._inner(x, u, v), self._inner(x, v, v))
 
 
 @fused("exp")

@@ -19,6 +19,7 @@ from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.euclidean import Euclidean
 from holonomy.manifolds.lorentz import Lorentz
 from holonomy.manifolds.poincare_ball import PoincareBall
+from holonomy.manifolds.product import Product
 from holonomy.manifolds.sphere import Sphere
 from holonomy.manifolds.stiefel import Stiefel
 
@@ -84,13 +85,8 @@ class GeooptManifold(Manifold):
         except NotImplementedError:
             self._unavailable(operation)
 
-    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
-        """Inner product that broadcasts against a point; of each factor by itself, where geoopt does so."""
-
-        def component_inner(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-            return self._call("component_inner", x, u, v)
-
-        return self._evaluate(component_inner, x=x, u=u, v=u if v is None else v)
+    def _component_inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return self._call("component_inner", x, u, v)  # of each factor by itself, where geoopt does so
 
     def _projx(self, x: Tensor) -> Tensor:
         return self._call("projx", x)
@@ -165,6 +161,15 @@ def _lorentz(manifold: Any) -> Manifold | None:
     return None if k is None else Lorentz(k=k)
 
 
+def _product(manifold: Any) -> Manifold:
+    return Product(
+        *(
+            (from_geoopt(factor), tuple(shape))
+            for factor, shape in zip(manifold.manifolds, manifold.shapes, strict=True)
+        )
+    )
+
+
 def _given(curvature: Tensor, *, learnable: bool) -> float | None:
     """Return the number that was given for a fixed scalar curvature: theirs is rounded, or went through softplus."""
     if learnable or curvature.numel() != 1:
@@ -179,6 +184,7 @@ _COUNTERPARTS: dict[str, Callable[[Any], Manifold | None]] = {
     "Lorentz": _lorentz,
     "PoincareBall": _ball,
     "PoincareBallExact": _ball,
+    "ProductManifold": _product,
     "Sphere": _sphere,
     "SphereExact": _sphere,
     "EuclideanStiefel": lambda _: Stiefel("euclidean"),

@@ -451,13 +451,21 @@ def nearest_orthonormal(w: Tensor) -> Tensor:
     return u @ vh + (smooth - smooth.detach())
 
 
-def nearest_rotation(m: Tensor) -> Tensor:
+def nearest_rotation(m: Tensor, *, proper: bool = False) -> Tensor:
     """Nearest orthogonal matrix to square m (..., p, p): u v^T of its singular value decomposition.
+
+    With `proper`, the nearest of determinant 1: where det m < 0, the smallest singular value counts as negative.
 
     Twice differentiable where m is regular, also at equal singular values. It jumps where a singular value is 0: the
     derivative is then that of one side, and where two vanish the part of it that belongs to them is taken as 0.
     """
     u, s, vh = _svd(m.detach())
+    if proper:
+        turned = torch.linalg.det(u @ vh) < 0
+        flip = torch.where(
+            turned.unsqueeze(-1) & (torch.arange(s.shape[-1], device=s.device) == s.shape[-1] - 1), -1, 1
+        )
+        u, s = u * flip.unsqueeze(-2), s * flip
     total = s.unsqueeze(-1) + s.unsqueeze(-2)
     usable = total > torch.finfo(m.dtype).eps ** 0.5
     weights = torch.where(usable, 1.0 / torch.where(usable, total, torch.ones_like(total)), 0.0)

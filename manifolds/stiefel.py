@@ -10,6 +10,7 @@ from holonomy.manifolds.kernels.orthonormal import fused
 from holonomy.manifolds.linalg import combine_orthonormal, skew, sym
 from holonomy.manifolds.orthonormal import OrthonormalColumns
 from holonomy.manifolds.stiefel_geodesics import geodesic_coefficients, logarithm
+from holonomy.manifolds.tangent import over_area
 
 __all__ = ["Stiefel"]
 
@@ -124,9 +125,7 @@ class Stiefel(OrthonormalColumns):
         else:
             # Normal homogeneous space SO(n)/SO(n - p) (O'Neill): |bracket_m|^2/4 + |bracket_h|^2.
             numerator = 0.125 * top + 0.25 * side + vertical
-        area = self._inner(x, u, u) * self._inner(x, v, v) - self._inner(x, u, v).square()
-        flat = area <= torch.finfo(x.dtype).eps * self._inner(x, u, u) * self._inner(x, v, v)
-        return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
+        return over_area(numerator, self._inner(x, u, u), self._inner(x, u, v), self._inner(x, v, v))
 
     # -- movement --------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-"""Orthonormal bases of tangent spaces."""
+"""Tangent spaces: orthonormal bases, and the area that two vectors span."""
 
 import torch
 from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
 
-__all__ = ["tangent_basis"]
+__all__ = ["over_area", "tangent_basis"]
 
 
 def tangent_basis(manifold: Manifold, x: Tensor) -> Tensor:
@@ -37,3 +37,11 @@ def tangent_basis(manifold: Manifold, x: Tensor) -> Tensor:
     flat = basis.reshape(d, *batch, size).movedim(0, -2)
     flat = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), flat, upper=False)
     return flat.movedim(-2, 0).reshape(d, *x.shape)
+
+
+def over_area(numerator: Tensor, uu: Tensor, uv: Tensor, vv: Tensor) -> Tensor:
+    """Sectional curvature from <R(u, v) v, u> and the inner products of u and v; 0 where they span no plane."""
+    squares = uu * vv
+    area = squares - uv.square()
+    flat = area <= torch.finfo(area.dtype).eps * squares
+    return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))

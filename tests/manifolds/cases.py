@@ -5,7 +5,7 @@ values, what is not offered, and which points are hard. Nothing here computes ge
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Birkhoff, Euclidean, Grassmann, Lorentz, Manifold, PoincareBall, Simplex, Sphere, Stiefel
+from holonomy.manifolds import (
+    Birkhoff,
+    Euclidean,
+    Grassmann,
+    Lorentz,
+    Manifold,
+    Oblique,
+    PoincareBall,
+    PositiveOrthant,
+    Power,
+    Product,
+    Scaled,
+    Simplex,
+    SpecialEuclidean,
+    SpecialOrthogonal,
+    Sphere,
+    Stiefel,
+)
 
 Inputs = dict[str, Tensor]
 
@@ -39,10 +56,13 @@ class Case:
     shape: tuple[int, ...]
     #: Intrinsic dimension, by hand.
     dimension: int
-    injectivity_radius: float
+    #: None where no bound is known.
+    injectivity_radius: float | None
     #: Sectional curvature: lowest and highest value; None where it is not offered.
     curvature: tuple[float, float] | None
     arguments: dict[str, Any] = field(default_factory=dict)
+    #: Positional arguments of the constructor, before those.
+    factors: tuple[Any, ...] = ()
     #: Length of tangent vectors up to which the suite asks that log inverts exp.
     reach: float = 2.0
     #: Moves random points to where tangent vectors of length `reach` stay clear of a boundary.
@@ -79,7 +99,7 @@ class Case:
 
     def manifold(self, *, validate: bool = False) -> Manifold:
         """Construct the manifold."""
-        return self.kind(**self.arguments, validate=validate)
+        return self.kind(*self.factors, **self.arguments, validate=validate)
 
     def has(self, *operations: str) -> bool:
         """Whether all of these operations are offered."""
@@ -383,6 +403,213 @@ def _lorentz(d: int, c: float) -> Case:
     )
 
 
+def _positive(shape: tuple[int, ...]) -> Case:
+    n = math.prod(shape)
+    one, e = torch.ones(shape), torch.full(shape, math.e, dtype=torch.float64)
+    tiny, huge = 1e-150 * torch.ones(shape, dtype=torch.float64), 1e150 * torch.ones(shape, dtype=torch.float64)
+    return Case(
+        id=f"PositiveOrthant(ndim={len(shape)})",
+        kind=PositiveOrthant,
+        arguments={"ndim": len(shape)},
+        shape=shape,
+        dimension=n,
+        injectivity_radius=math.inf,
+        curvature=(0.0, 0.0),
+        distances=((one, e, math.sqrt(n)), (tiny, huge, 300.0 * math.log(10.0) * math.sqrt(n)), (one, one, 0.0)),
+        invalid_shapes=((), (0,)) if len(shape) == 1 else (),
+        invalid_points=(torch.zeros(shape), -one),
+        hard_pairs=((one, one), (1e-6 * one, 1e6 * one), (one, (1.0 + 1e-7) * one)),
+        statistic=lambda x: _second_moment(x.log()),
+        expectation=_isotropic(n, 1.0),
+    )
+
+
+def _oblique(n: int, p: int) -> Case:
+    eye = torch.eye(n, p, dtype=torch.float64)
+    return Case(
+        id=f"Oblique({n}x{p})",
+        kind=Oblique,
+        shape=(n, p),
+        dimension=(n - 1) * p,
+        injectivity_radius=math.pi,
+        curvature=(0.0, 1.0),
+        reach=3.0,
+        distances=((eye, -eye, math.pi * math.sqrt(p)), (eye, eye.roll(1, 0), 0.5 * math.pi * math.sqrt(p))),
+        invalid_shapes=((), (3,), (1, 2), (0, 2), (2, 0)),
+        invalid_points=(2.0 * eye, torch.zeros(n, p)),
+        hard_pairs=((eye, eye), (eye, -eye)),
+        statistic=_second_moment,
+        expectation=_isotropic(n * p, 1.0 / n),
+    )
+
+
+def _plane_rotation(n: int, angle: float, axis: int = 0) -> Tensor:
+    """Rotation by the angle in the plane of this axis and the next."""
+    r = torch.eye(n, dtype=torch.float64)
+    r[axis, axis] = r[axis + 1, axis + 1] = math.cos(angle)
+    r[axis + 1, axis] = math.sin(angle)
+    r[axis, axis + 1] = -math.sin(angle)
+    return r
+
+
+#: Highest sectional curvature of SO(n), n = 2, 3, >= 4: |[a, b]|^2/4 of orthonormal a, b.
+_ROTATION_CURVATURE = {2: 0.0, 3: 0.125}
+
+
+def _rotations(n: int, retraction: str = "exp", weights: Any = None) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+    r2 = math.sqrt(2.0)
+    turns = [_plane_rotation(n, angle) for angle in (1.0, 1e-6, 3.0, math.pi - 1e-9, math.pi)]
+    known = ((eye, turns[0], r2), (eye, turns[1], 1e-6 * r2), (turns[0], turns[2], 2.0 * r2))
+    far = ((eye, turns[3], r2 * (math.pi - 1e-9)), (eye, turns[4], r2 * math.pi))
+    return Case(
+        id=f"SpecialOrthogonal({n}, {retraction}{', weights' if weights else ''})",
+        kind=SpecialOrthogonal,
+        arguments={"retraction": retraction, "weights": weights},
+        shape=(n, n),
+        dimension=n * (n - 1) // 2,
+        injectivity_radius=None if weights else r2 * math.pi,
+        curvature=(-math.inf, math.inf) if weights else (0.0, _ROTATION_CURVATURE.get(n, 0.25)),
+        reach=2.5,
+        lacks=_NO_GEODESICS if weights else frozenset(),
+        retraction_order={"exp": None, "qr": 1, "cayley": 2}[retraction],
+        # Of a matrix of order 1, whatever the angle.
+        distances=(*known, *far),
+        invalid_shapes=((), (3,), (2, 3), (1, 1), (0, 0)),
+        invalid_points=(2.0 * eye, 0.0 * eye, eye * torch.tensor([-1.0] + [1.0] * (n - 1))),
+        hard_pairs=((eye, eye), *((eye, t) for t in turns[1:])),
+        statistic=_second_moment if n > 2 else None,
+        expectation=_isotropic(n * n, 1.0 / n),
+    )
+
+
+def _motions(n: int, retraction: str, weight: float) -> Case:
+    def at(angle: float, t: float) -> Tensor:
+        x = torch.eye(n + 1, dtype=torch.float64)
+        x[:n, :n] = _plane_rotation(n, angle)
+        x[0, n] = t
+        return x
+
+    bent = at(0.0, 0.0)
+    bent[n, 0] = 1.0
+    return Case(
+        id=f"SpecialEuclidean({n}, {retraction}, {weight:g})",
+        kind=SpecialEuclidean,
+        arguments={"retraction": retraction, "weight": weight},
+        shape=(n + 1, n + 1),
+        dimension=n * (n + 1) // 2,
+        injectivity_radius=math.sqrt(2.0) * math.pi,
+        curvature=(0.0, _ROTATION_CURVATURE.get(n, 0.25)),
+        reach=2.5,
+        retraction_order=None if retraction == "exp" else 1,
+        distances=((at(0.0, 1.0), at(0.5, -2.0), math.sqrt(9.0 * weight + 0.5)), (at(1.0, 0.0), at(1.0, 0.0), 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (2, 2), (0, 0)),
+        invalid_points=(2.0 * at(0.0, 0.0), bent),
+        hard_pairs=((at(0.0, 0.0), at(0.0, 0.0)), (at(0.0, 0.0), at(math.pi, 1.0))),
+        # Ambient vectors have a last row, which no tangent vector has, and their translations are weighted.
+        ambient_inner=lambda x, u, v: (u * v)[..., :n].sum((-2, -1)) + weight * (u * v)[..., n].sum(-1),
+    )
+
+
+def _power(base: Case, n: int) -> Case:
+    """n points of another row's manifold."""
+
+    def repeated(x: Any) -> Tensor:
+        return torch.stack([torch.as_tensor(x, dtype=torch.float64)] * n)
+
+    return Case(
+        id=f"Power({base.id}, {n})",
+        kind=Power,
+        factors=(base.manifold(),),
+        shape=(n, *base.shape),
+        dimension=n * base.dimension,
+        injectivity_radius=base.injectivity_radius,
+        curvature=_with_flat(base.curvature),
+        reach=base.reach,
+        tame=base.tame,
+        lacks=base.lacks,
+        retraction_order=base.retraction_order,
+        distances=tuple((repeated(x), repeated(y), math.sqrt(n) * d) for x, y, d in base.distances),
+        invalid_shapes=((), (0, *base.shape), *((2, *shape) for shape in base.invalid_shapes)),
+        invalid_points=tuple(map(repeated, base.invalid_points)),
+        hard_pairs=tuple((repeated(x), repeated(y)) for x, y in base.hard_pairs),
+        embed=base.embed,
+        float32_error=base.float32_error,
+        float64_error=base.float64_error,
+    )
+
+
+def _scaled(base: Case, scale: float) -> Case:
+    """Another row's manifold with scaled distances."""
+    return Case(
+        id=f"Scaled({base.id}, {scale:g})",
+        kind=Scaled,
+        factors=(base.manifold(),),
+        arguments={"scale": scale},
+        shape=base.shape,
+        dimension=base.dimension,
+        injectivity_radius=scale * base.injectivity_radius if base.injectivity_radius is not None else None,
+        curvature=base.curvature and (base.curvature[0] / scale**2, base.curvature[1] / scale**2),
+        reach=scale * base.reach,
+        tame=base.tame,
+        lacks=base.lacks,
+        retraction_order=base.retraction_order,
+        distances=tuple((x, y, scale * d) for x, y, d in base.distances),
+        invalid_shapes=base.invalid_shapes,
+        invalid_points=base.invalid_points,
+        hard_pairs=base.hard_pairs,
+        embed=base.embed,
+        function=base.function,
+        statistic=base.statistic,
+        expectation=base.expectation,
+        float32_error=base.float32_error,
+        float64_error=base.float64_error,
+    )
+
+
+def _product(*rows: Case, order: int | None = None) -> Case:
+    """One factor a row."""
+    size = sum(math.prod(row.shape) for row in rows)
+    spaces = [row.curvature or (0.0, 0.0) for row in rows]
+
+    def joined(points: Iterable[Any]) -> Tensor:
+        return torch.cat([torch.as_tensor(x, dtype=torch.float64).flatten() for x in points])
+
+    def tame(x: Tensor) -> Tensor:
+        parts = zip(rows, x.split([math.prod(row.shape) for row in rows], -1), strict=True)
+        batch = x.shape[:-1]
+        return torch.cat([row.tame(t.reshape(*batch, *row.shape)).reshape(*batch, -1) for row, t in parts], -1)
+
+    known = [row.distances[0] for row in rows if row.distances]
+    hard = [row.hard_pairs[-1] for row in rows if row.hard_pairs]
+    distance = (*map(joined, list(zip(*known, strict=True))[:2]), math.sqrt(sum(d**2 for _, _, d in known)))
+    bad = joined(torch.full(row.shape, 3.0) for row in rows)
+    return Case(
+        id="Product(" + " x ".join(row.id for row in rows) + ")",
+        kind=Product,
+        factors=tuple((row.manifold(), row.shape) for row in rows),
+        shape=(size,),
+        dimension=sum(row.dimension for row in rows),
+        injectivity_radius=min(row.injectivity_radius for row in rows if row.injectivity_radius is not None),
+        curvature=_with_flat((min(low for low, _ in spaces), max(high for _, high in spaces))),
+        reach=min(row.reach for row in rows),
+        tame=tame,
+        lacks=frozenset().union(*(row.lacks for row in rows)),
+        retraction_order=order,
+        distances=(distance,) if len(known) == len(rows) else (),
+        invalid_shapes=((), (0,), (size - 1,), (size + 1,)),
+        invalid_points=(bad,),
+        hard_pairs=(tuple(map(joined, zip(*hard, strict=True))),) if len(hard) == len(rows) else (),
+        float32_error=max(row.float32_error for row in rows),
+        float64_error=max(row.float64_error for row in rows),
+    )
+
+
+def _with_flat(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Bounds of curvature with the planes that two factors span, which are flat."""
+    return bounds and (min(bounds[0], 0.0), max(bounds[1], 0.0))
+
+
 CASES: tuple[Case, ...] = (
     _euclidean(0, ()),
     _euclidean(1, (3,)),
@@ -408,6 +635,23 @@ CASES: tuple[Case, ...] = (
     _lorentz(3, 1.0),
     _lorentz(2, 0.1),
     _lorentz(4, 7.0),
+    _positive((3,)),
+    _positive((2, 2)),
+    _oblique(3, 2),
+    _rotations(2),
+    _rotations(3),
+    _rotations(5),
+    _rotations(3, "qr"),
+    _rotations(4, "cayley"),
+    _rotations(3, "exp", weights=((1.0, 2.0, 0.5), (2.0, 1.0, 3.0), (0.5, 3.0, 1.0))),
+    _motions(2, "exp", 0.3),
+    _motions(3, "screw", 2.0),
+    _power(_sphere(3), 2),
+    _power(_stiefel(3, 2, "canonical", "qr"), 2),
+    _scaled(_sphere(3), 2.5),
+    _scaled(_birkhoff(3), 0.1),
+    _product(_sphere(3), _euclidean(1, (3,)), _poincare(2, 0.1)),
+    _product(_stiefel(3, 2, "euclidean", "polar"), _product(_sphere(2), _positive((2, 2))), order=2),
 )
 
 

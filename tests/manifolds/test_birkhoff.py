@@ -195,3 +195,13 @@ def test_what_has_no_closed_form_is_not_offered():
     ):
         with pytest.raises(NotImplementedError, match="Birkhoff"):
             call()
+
+
+def test_projection_of_matrices_without_a_pattern_in_a_batch_with_others() -> None:
+    """Potentials of such a matrix run away, which must not stop the others of the batch."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 3.0 * torch.randn(200, 3, 3, generator=generator)
+    bare = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    x = torch.cat([noise, bare.expand(1, 3, 3), 1e-30 * noise.abs()])
+    for dtype in (torch.float32, torch.float64):
+        Birkhoff().assert_check_point_on_manifold(Birkhoff().projx(x.to(dtype)))

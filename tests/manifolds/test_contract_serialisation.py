@@ -7,6 +7,7 @@ import pickle
 import torch
 from cases import CASES, Case, each_case
 
+from holonomy import manifolds
 from holonomy.manifolds import Manifold
 
 
@@ -45,7 +46,7 @@ def test_repr_shows_how_to_make_it(case: Case) -> None:
     text = repr(manifold)
     assert text.startswith(case.kind.__name__)
     assert "validate=True" in text
-    rebuilt = eval(text, {case.kind.__name__: case.kind})
+    rebuilt = eval(text, dict(vars(manifolds)))
     assert isinstance(rebuilt, Manifold)
     assert rebuilt.key == manifold.key
     assert rebuilt.validate

@@ -18,6 +18,7 @@ Exact = Callable[[mpmath.mpf], mpmath.mpf]
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Exact, float]] = {
     "sinc": (functions.sinc, lambda r: MP.sin(r) / r, 9.0),
     "cosm1c": (functions.cosm1c, lambda r: (2 * MP.sin(r / 2) / r) ** 2, 9.0),
+    "sinm1c": (functions.sinm1c, lambda r: MP.hyp1f2(1, 2, 2.5, -r * r / 4), 9.0),  # no cancellation
     "sinhc": (functions.sinhc, lambda r: MP.sinh(r) / r, 400.0),
     "tanhc": (functions.tanhc, lambda r: MP.tanh(r) / r, 400.0),
     "artanhc": (functions.artanhc, lambda r: MP.atanh(r) / r, 0.998),

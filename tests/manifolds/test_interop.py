@@ -169,7 +169,6 @@ def test_curvature_is_taken_over_as_it_was_given(c):
 WRAPPED = {
     "SymmetricPositiveDefinite": (lambda: geoopt.SymmetricPositiveDefinite(), (3, 4, 4)),
     "BirkhoffPolytope": (lambda: geoopt.BirkhoffPolytope(), (3, 4, 4)),
-    "ProductManifold": (lambda: geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2)), (3, 5)),
     "Scaled": (lambda: geoopt.Scaled(geoopt.Sphere(), 2.0), (3, 4)),
     "SphereProjection": (lambda: geoopt.SphereProjection(), (3, 4)),
     "learnable PoincareBall": (lambda: geoopt.PoincareBall(learnable=True), (3, 4)),
