@@ -7,7 +7,15 @@ from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.kernels.orthonormal import fused
-from holonomy.manifolds.linalg import cholesky_qr, gram_gap, haar, nearest_orthonormal, polar
+from holonomy.manifolds.linalg import (
+    cholesky_qr,
+    combine_orthonormal,
+    gram_gap,
+    haar,
+    nearest_orthonormal,
+    polar,
+    skew,
+)
 
 __all__ = ["OrthonormalColumns"]
 
@@ -50,7 +58,8 @@ class OrthonormalColumns(Manifold):
         return nearest_orthonormal(x)
 
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        return _retr_qr(x, u) if self.retraction == "qr" else _retr_polar(x, u)
+        retractions = {"qr": _retr_qr, "polar": _retr_polar, "cayley": _retr_cayley}
+        return retractions[self.retraction](x, u)
 
     def _random(
         self,
@@ -73,3 +82,15 @@ def _retr_qr(x: Tensor, u: Tensor) -> Tensor:
 @fused("polar")
 def _retr_polar(x: Tensor, u: Tensor) -> Tensor:
     return polar(x + u)
+
+
+def _retr_cayley(x: Tensor, u: Tensor) -> Tensor:
+    """(I - w/2)^(-1) (I + w/2) x with w = p u x^T - x u^T p, p = I - x x^T/2, so that w x = u.
+
+    The n x n system has rank 2p; eliminating one half of its 2p x 2p Woodbury form leaves a p x p one.
+    """
+    xu, uu = x.mT @ u, u.mT @ u
+    a = skew(xu)
+    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    c = torch.linalg.inv_ex(identity - 0.5 * a + 0.25 * (uu - a.mT @ a))[0]
+    return combine_orthonormal(x, 2.0 * c - identity - a @ c, u, c, uu, xu)

@@ -139,9 +139,6 @@ class Stiefel(OrthonormalColumns):
     def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
         return logarithm(x, y, self._b)
 
-    def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        return _cayley(x, u) if self.retraction == "cayley" else super()._retr(x, u)
-
     def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return self._proju(y, v)
 
@@ -156,15 +153,3 @@ class Stiefel(OrthonormalColumns):
 @fused("project_half")
 def _tangent_part(x: Tensor, u: Tensor) -> Tensor:
     return u - x @ sym(x.mT @ u)
-
-
-def _cayley(x: Tensor, u: Tensor) -> Tensor:
-    """(I - w/2)^(-1) (I + w/2) x with w = p u x^T - x u^T p, p = I - x x^T/2, so that w x = u.
-
-    The n x n system has rank 2p; eliminating one half of its 2p x 2p Woodbury form leaves a p x p one.
-    """
-    xu, uu = x.mT @ u, u.mT @ u
-    a = skew(xu)
-    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    c = torch.linalg.inv_ex(identity - 0.5 * a + 0.25 * (uu - a.mT @ a))[0]
-    return combine_orthonormal(x, 2.0 * c - identity - a @ c, u, c, uu, xu)

@@ -16,6 +16,7 @@ from torch import Tensor
 from holonomy.manifolds import (
     Birkhoff,
     Euclidean,
+    Flag,
     Grassmann,
     Lorentz,
     Manifold,
@@ -344,6 +345,40 @@ def _grassmann(n: int, p: int, retraction: str) -> Case:
     )
 
 
+#: Operations that need the logarithm in closed form.
+_NO_LOGARITHM = frozenset({"logmap", "dist", "dist2", "geodesic"})
+
+
+def _flag(n: int, blocks: tuple[int, ...], retraction: str) -> Case:
+    p = sum(blocks)
+    eye = torch.eye(n, dtype=torch.float64)
+
+    def projectors(x: Tensor) -> Tensor:
+        return torch.stack([_projector(part) for part in x.split(blocks, -1)], -3)
+
+    first, turned = eye[:, :p], eye[:, :p].flip(-1)
+    return Case(
+        id=f"Flag({n}, {blocks}, {retraction})",
+        kind=Flag,
+        arguments={"blocks": blocks, "retraction": retraction},
+        shape=(n, p),
+        dimension=(n**2 - sum(size**2 for size in (*blocks, n - p))) // 2,
+        injectivity_radius=None,
+        # At most that of the canonical Stiefel manifold below, plus 3/4 of |bracket|^2 within the blocks: 2 in all.
+        curvature=(0.0, 2.0),
+        reach=1.5,
+        lacks=_NO_LOGARITHM,
+        retraction_order={"qr": 1, "polar": 1, "cayley": 2}[retraction],
+        invalid_shapes=((), (3,), (2, 3), (n, p + 1), (n, 0)),
+        invalid_points=(2.0 * first, 0.0 * first),
+        hard_pairs=((first, first), (first, turned), (first, eye[:, n - p :])),
+        embed=projectors,
+        function=lambda x: wavy(projectors(x)),
+        statistic=_second_moment,
+        expectation=_isotropic(n * p, 1.0 / n),
+    )
+
+
 def _poincare(d: int, c: float) -> Case:
     r = 1.0 / math.sqrt(c)  # the radius of the ball, and the unit of length
 
@@ -638,6 +673,9 @@ CASES: tuple[Case, ...] = (
     _positive((3,)),
     _positive((2, 2)),
     _oblique(3, 2),
+    _flag(5, (1, 2), "qr"),
+    _flag(5, (1, 2), "cayley"),
+    _flag(4, (2, 1, 1), "polar"),
     _rotations(2),
     _rotations(3),
     _rotations(5),
