@@ -26,6 +26,7 @@ from holonomy.manifolds.parametrize import OnManifold as OnManifold
 from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.simplex import Simplex as Simplex
+from holonomy.manifolds.spd import SPD as SPD
 from holonomy.manifolds.sphere import Sphere as Sphere
 from holonomy.manifolds.stiefel import Stiefel as Stiefel
 from holonomy.manifolds.tangent import tangent_basis as tangent_basis

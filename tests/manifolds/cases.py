@@ -13,7 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.manifolds import Birkhoff, Euclidean, Grassmann, Lorentz, Manifold, PoincareBall, Simplex, Sphere, Stiefel
+from holonomy.manifolds import (
+    SPD,
+    Birkhoff,
+    Euclidean,
+    Grassmann,
+    Lorentz,
+    Manifold,
+    PoincareBall,
+    Simplex,
+    Sphere,
+    Stiefel,
+)
 
 Inputs = dict[str, Tensor]
 
@@ -324,6 +335,51 @@ def _grassmann(n: int, p: int, retraction: str) -> Case:
     )
 
 
+#: Bounds of curvature: for the last, 3 over the sum of the two lowest eigenvalues, which are at least 4 in the suite
+#: (Massart, Hendrickx, Absil, Curvature of the manifold of fixed-rank positive-semidefinite matrices, GSI 2019).
+_SPD_CURVATURE = {"affine-invariant": (-0.5, 0.0), "bures-wasserstein": (0.0, 0.375)}
+
+
+def _spd_law(x: Tensor, metric: str) -> Tensor:
+    """Standard normal coordinates of a random point."""
+    if metric == "log-cholesky":
+        lower = torch.linalg.cholesky(x)
+        logs = lower.diagonal(dim1=-2, dim2=-1).log()
+        return _second_moment(torch.cat([logs, lower[:, *torch.tril_indices(x.shape[-1], x.shape[-1], -1)]], dim=1))
+    values, vectors = torch.linalg.eigh(x)
+    log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
+    upper = log[:, *torch.triu_indices(x.shape[-1], x.shape[-1], 1)] * math.sqrt(2.0)
+    return _second_moment(torch.cat([log.diagonal(dim1=-2, dim2=-1), upper], dim=1))
+
+
+def _spd(n: int, metric: str, retraction: str) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+    stretched = torch.diag(torch.tensor([math.e] + [1.0] * (n - 1), dtype=torch.float64))
+    one = {"log-cholesky": 0.5, "bures-wasserstein": math.sqrt(math.e) - 1.0}.get(metric, 1.0)
+    graded = torch.diag(torch.logspace(0.0, -1.0, n, dtype=torch.float64))
+    scale = 4.0 if metric == "bures-wasserstein" else 1.0
+    order = 2 if metric == "affine-invariant" else 1
+    return Case(
+        id=f"SPD({n}, {metric}, {retraction})",
+        kind=SPD,
+        arguments={"metric": metric, "retraction": retraction},
+        shape=(n, n),
+        dimension=n * (n + 1) // 2,
+        injectivity_radius=0.0 if metric == "bures-wasserstein" else math.inf,
+        curvature=_SPD_CURVATURE.get(metric, (0.0, 0.0)),
+        # The suite walks 15 times as far: the length that ends Bures-Wasserstein geodesics is sqrt(lowest eigenvalue).
+        reach=0.12 if metric == "bures-wasserstein" else 0.6,
+        tame=lambda x: scale * (eye + 1.5 * x / torch.linalg.matrix_norm(x, keepdim=True)),
+        retraction_order=None if retraction == "exp" else order,
+        distances=((eye, stretched, one), (stretched, eye, one), (eye, eye, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (0, 0)),
+        invalid_points=(-eye, 0.0 * eye, eye - torch.diag(eye[0]) - torch.diag(eye[0])),
+        hard_pairs=((eye, eye), (eye, stretched), (stretched, eye), (graded, graded), (graded, eye), (eye, graded)),
+        statistic=lambda x: _spd_law(x, metric),
+        expectation=_isotropic(n * (n + 1) // 2, 1.0),
+    )
+
+
 def _poincare(d: int, c: float) -> Case:
     r = 1.0 / math.sqrt(c)  # the radius of the ball, and the unit of length
 
@@ -402,6 +458,9 @@ CASES: tuple[Case, ...] = (
     _grassmann(5, 2, "polar"),
     _grassmann(5, 2, "exp"),
     _grassmann(4, 1, "qr"),
+    *(_spd(3, metric, "exp") for metric in SPD.metrics),
+    _spd(3, "affine-invariant", "quadratic"),
+    _spd(2, "log-cholesky", "quadratic"),
     _poincare(3, 1.0),
     _poincare(2, 0.1),
     _poincare(4, 7.0),
