@@ -76,7 +76,7 @@ def _exp_sorted(s: Tensor) -> Tensor:
             h[j] = h[j] + e * h[j - 1]
     taylor = zero
     for j in reversed(range(_TERMS)):
-        taylor = taylor + h[j] / math.factorial(j + order)
+        taylor = taylor + h[j] / float(math.factorial(j + order))
     wide = (_exp_sorted(s[..., 1:]) - _exp_sorted(s[..., :-1])) / torch.where(near, one, spread)
     return torch.where(near, torch.exp(mean) * taylor, wide)
 
