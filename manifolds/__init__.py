@@ -12,6 +12,7 @@ from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
+from holonomy.manifolds.fixed_rank import FixedRank as FixedRank
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
 from holonomy.manifolds.grassmann import Grassmann as Grassmann

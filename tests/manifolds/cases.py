@@ -17,6 +17,7 @@ from holonomy.manifolds import (
     SPD,
     Birkhoff,
     Euclidean,
+    FixedRank,
     Grassmann,
     Lorentz,
     Manifold,
@@ -335,6 +336,38 @@ def _grassmann(n: int, p: int, retraction: str) -> Case:
     )
 
 
+def _well_conditioned(x: Tensor, rank: int) -> Tensor:
+    """The same singular vectors, with singular values from 1 to 1.5."""
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
+    return (u * (1.0 + 0.5 * s / s[..., :1]).unsqueeze(-2)) @ vh
+
+
+def _fixed_rank(m: int, n: int, rank: int, retraction: str) -> Case:
+    equal = torch.eye(m, n, dtype=torch.float64)
+    equal[rank:] = 0.0
+    graded = equal * torch.logspace(0.0, -3.0, n, dtype=torch.float64)
+    return Case(
+        id=f"FixedRank({m}x{n}, {rank}, {retraction})",
+        kind=FixedRank,
+        arguments={"rank": rank, "retraction": retraction},
+        shape=(m, n),
+        dimension=rank * (m + n - rank),
+        injectivity_radius=0.0,
+        # No bounds: it grows without limit towards lower rank. The values are tested in the manifold's own tests.
+        curvature=(-math.inf, math.inf),
+        reach=0.5,
+        tame=lambda x: _well_conditioned(x, rank),
+        lacks=_NO_GEODESICS,
+        retraction_order=2,
+        invalid_shapes=((), (3,), (rank - 1, n), (m, 0)),
+        invalid_points=(torch.zeros(m, n), *((torch.eye(m, n),) if rank < min(m, n) else ())),
+        hard_pairs=((equal, equal), (equal, graded), (graded, equal), (graded, graded)),
+        statistic=_second_moment,
+        expectation=_isotropic(m * n, 1.0),
+    )
+
+
 #: Bounds of curvature: for the last, 3 over the sum of the two lowest eigenvalues, which are at least 4 in the suite
 #: (Massart, Hendrickx, Absil, Curvature of the manifold of fixed-rank positive-semidefinite matrices, GSI 2019).
 _SPD_CURVATURE = {"affine-invariant": (-0.5, 0.0), "bures-wasserstein": (0.0, 0.375)}
@@ -461,6 +494,9 @@ CASES: tuple[Case, ...] = (
     *(_spd(3, metric, "exp") for metric in SPD.metrics),
     _spd(3, "affine-invariant", "quadratic"),
     _spd(2, "log-cholesky", "quadratic"),
+    _fixed_rank(5, 4, 2, "svd"),
+    _fixed_rank(5, 4, 2, "orthographic"),
+    _fixed_rank(3, 4, 1, "svd"),
     _poincare(3, 1.0),
     _poincare(2, 0.1),
     _poincare(4, 7.0),
