@@ -8,6 +8,7 @@ from holonomy.manifolds.checks import check_hessian as check_hessian
 from holonomy.manifolds.checks import check_logmap as check_logmap
 from holonomy.manifolds.checks import check_retraction as check_retraction
 from holonomy.manifolds.checks import check_transport as check_transport
+from holonomy.manifolds.correlation import Correlation as Correlation
 from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError
@@ -26,6 +27,7 @@ from holonomy.manifolds.parameter import manifold_parameters as manifold_paramet
 from holonomy.manifolds.parametrize import OnManifold as OnManifold
 from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
+from holonomy.manifolds.siegel import SiegelUpperHalf as SiegelUpperHalf
 from holonomy.manifolds.simplex import Simplex as Simplex
 from holonomy.manifolds.spd import SPD as SPD
 from holonomy.manifolds.sphere import Sphere as Sphere

@@ -32,6 +32,7 @@ __all__ = [
     "congruent",
     "gaussian_symmetric",
     "lift",
+    "log_spectrum",
     "lower_factor",
     "lyapunov",
     "positive_error",
@@ -39,6 +40,8 @@ __all__ = [
     "relative_root",
     "relative_spectrum",
     "solved",
+    "spectral_log",
+    "spectral_root",
     "whitened",
 ]
 
@@ -152,32 +155,45 @@ def congruent(lower: Tensor, w: Tensor) -> Tensor:
     return sym(torch.linalg.solve_triangular(lower.mT, half.mT, upper=True))
 
 
-def relative_spectrum(lower: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrix l^-1 y l^-T with x = l l^T, the logarithms of its eigenvalues, and its eigenvectors.
+def log_spectrum(e: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrix I + e = f f^T, the logarithms of its eigenvalues, and its eigenvectors.
 
-    From the difference y - x where the points are close, so that small logarithms keep their digits; else from the
-    singular values of l^-1 l_y, so that small eigenvalues do.
+    From e where that is small, so that small logarithms keep their digits; else from the singular values of the factor
+    f, so that small eigenvalues do. Only e is differentiated.
     """
-    e = whitened(lower, y - x)
-    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     with torch.no_grad():
-        left, singular, _ = thin_svd(solved(lower, lower_factor(y)))
         near = torch.linalg.matrix_norm(e, keepdim=True) < 0.5
+        left, singular, _ = thin_svd(factor)
         values, vectors = symmetric_eigen(torch.where(near, e, torch.zeros_like(e)))
         close = near.squeeze(-1)
         logs = torch.where(close, torch.log1p(values), 2.0 * torch.log(torch.where(close, 1.0, singular)))
         vectors = torch.where(near, vectors, left)
-    return identity + e, logs, vectors
+    return torch.eye(e.shape[-1], dtype=e.dtype, device=e.device) + e, logs, vectors
+
+
+def relative_spectrum(lower: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrix l^-1 y l^-T with x = l l^T, the logarithms of its eigenvalues, and its eigenvectors."""
+    return log_spectrum(whitened(lower, y - x), solved(lower, lower_factor(y)).detach())
+
+
+def spectral_log(a: Tensor, logs: Tensor, vectors: Tensor) -> Tensor:
+    """Logarithm of a, from its `log_spectrum`."""
+    return spectral_value(a, logs, vectors, _LOG)
+
+
+def spectral_root(a: Tensor, logs: Tensor, vectors: Tensor) -> Tensor:
+    """Square root of a, from its `log_spectrum`."""
+    return spectral_value(a, logs, vectors, _SQRT)
 
 
 def relative_log(lower: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """log(l^-1 y l^-T) with x = l l^T."""
-    return spectral_value(*relative_spectrum(lower, x, y), _LOG)
+    return spectral_log(*relative_spectrum(lower, x, y))
 
 
 def relative_root(lower: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Square root of l^-1 y l^-T with x = l l^T."""
-    return spectral_value(*relative_spectrum(lower, x, y), _SQRT)
+    return spectral_root(*relative_spectrum(lower, x, y))
 
 
 # -- Lyapunov's equation -------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from torch import Tensor
 from holonomy.manifolds import (
     SPD,
     Birkhoff,
+    Correlation,
     Euclidean,
     FixedRank,
     Grassmann,
     Lorentz,
     Manifold,
     PoincareBall,
+    SiegelUpperHalf,
     Simplex,
     Sphere,
     Stiefel,
@@ -413,6 +415,89 @@ def _spd(n: int, metric: str, retraction: str) -> Case:
     )
 
 
+def _correlation_coordinates(x: Tensor) -> Tensor:
+    lower = torch.linalg.cholesky(x)
+    rows = lower / lower.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return rows[:, *torch.tril_indices(x.shape[-1], x.shape[-1], -1)]
+
+
+def _correlation(n: int) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+
+    def pair(r: float) -> Tensor:
+        """Correlation r of the first two variables."""
+        x = eye.clone()
+        x[0, 1] = x[1, 0] = r
+        return x
+
+    return Case(
+        id=f"Correlation({n})",
+        kind=Correlation,
+        shape=(n, n),
+        dimension=n * (n - 1) // 2,
+        injectivity_radius=math.inf,
+        curvature=(0.0, 0.0),
+        reach=0.5,
+        tame=lambda x: 0.5 * (x + eye),
+        distances=((eye, pair(0.6), 0.75), (pair(-0.6), pair(0.8), 0.75 + 4.0 / 3.0), (eye, eye, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (1, 1), (0, 0)),
+        invalid_points=(2.0 * eye, 0.0 * eye, pair(1.0), pair(-1.5)),
+        hard_pairs=((eye, eye), (eye, pair(0.99)), (pair(0.99), pair(-0.99)), (pair(0.99), pair(0.99))),
+        statistic=lambda x: _second_moment(_correlation_coordinates(x)),
+        expectation=_isotropic(n * (n - 1) // 2, 1.0),
+    )
+
+
+def _siegel_tame(x: Tensor) -> Tensor:
+    """The same symplectic frame, with parts of order 1 and a condition number below 2.5."""
+    real, imaginary = (part / torch.linalg.matrix_norm(part, keepdim=True) for part in x.unbind(-3))
+    return torch.stack((real, torch.eye(x.shape[-1], dtype=x.dtype) + 1.5 * imaginary), -3)
+
+
+def _siegel_normal(x: Tensor) -> Tensor:
+    """Components of log at i I, by the embedding into positive definite matrices."""
+    a, b = x.unbind(-3)
+    inverse = torch.linalg.inv(b)
+    mixed = a @ inverse
+    p = torch.cat((torch.cat((b + mixed @ a, mixed), -1), torch.cat((mixed.mT, inverse), -1)), -2)
+    values, vectors = torch.linalg.eigh(p)
+    log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
+    n = a.shape[-1]
+    rows, columns = torch.triu_indices(n, n, 1)
+    parts = (log[:, :n, n:], log[:, :n, :n])
+    upper = [part[:, rows, columns] * math.sqrt(2.0) for part in parts]
+    return _second_moment(torch.cat([*(part.diagonal(dim1=-2, dim2=-1) for part in parts), *upper], dim=1))
+
+
+def _siegel(n: int) -> Case:
+    eye, zero = torch.eye(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    first = torch.diag(torch.tensor([1.0] + [0.0] * (n - 1), dtype=torch.float64))
+
+    def point(real: Tensor, imaginary: Tensor) -> Tensor:
+        return torch.stack((real, imaginary))
+
+    origin, up, aside = point(zero, eye), point(zero, eye + (math.e - 1.0) * first), point(first, eye)
+    skew = point(zero, eye)
+    skew[0, 0, -1] += 1.0
+    return Case(
+        id=f"SiegelUpperHalf({n})",
+        kind=SiegelUpperHalf,
+        shape=(2, n, n),
+        dimension=n * (n + 1),
+        injectivity_radius=math.inf,
+        curvature=(-1.0, 0.0) if n > 1 else (-1.0, -1.0),
+        reach=0.6,
+        tame=_siegel_tame,
+        # In the half-plane a step of 1 aside at height 1 is 2 asinh(1/2).
+        distances=((origin, up, 1.0), (origin, aside, 2.0 * math.asinh(0.5)), (aside, aside, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (1, 3, 3), (2, 2, 3), (2, 0, 0)),
+        invalid_points=(point(zero, zero), point(zero, -eye), *((skew,) if n > 1 else ())),
+        hard_pairs=((origin, origin), (origin, up), (aside, origin), (aside, aside), (up, point(3.0 * eye, 0.3 * eye))),
+        statistic=_siegel_normal,
+        expectation=_isotropic(n * (n + 1), 1.0),
+    )
+
+
 def _poincare(d: int, c: float) -> Case:
     r = 1.0 / math.sqrt(c)  # the radius of the ball, and the unit of length
 
@@ -497,6 +582,10 @@ CASES: tuple[Case, ...] = (
     _fixed_rank(5, 4, 2, "svd"),
     _fixed_rank(5, 4, 2, "orthographic"),
     _fixed_rank(3, 4, 1, "svd"),
+    _correlation(2),
+    _correlation(3),
+    _siegel(1),
+    _siegel(2),
     _poincare(3, 1.0),
     _poincare(2, 0.1),
     _poincare(4, 7.0),
