@@ -20,7 +20,7 @@ from holonomy.manifolds.positive import (
     spectral_root,
     whitened,
 )
-from holonomy.manifolds.spd_metrics import curvature_of_plane
+from holonomy.manifolds.spd_metrics import curvature_of_plane, orthogonal_part
 
 __all__ = ["SiegelUpperHalf"]
 
@@ -30,17 +30,18 @@ class SiegelUpperHalf(Manifold):
 
     A point is the real tensor of its two parts, of shape (2, n, n): ``x[..., 0, :, :]`` is a, ``x[..., 1, :, :]`` is b;
     so are tangent vectors, both of whose parts are symmetric. The squared length of u at z is
-    tr(b^-1 u_0 b^-1 u_0) + tr(b^-1 u_1 b^-1 u_1). For n = 1 that is the hyperbolic half-plane of curvature -1. In general
-    it is the symmetric space Sp(2n, R)/U(n), complete, without conjugate points, with curvature from -1 to 0.
+    tr(b^-1 u_0 b^-1 u_0) + tr(b^-1 u_1 b^-1 u_1). For n = 1 that is the hyperbolic half-plane of curvature -1. For all
+    n it is the symmetric space Sp(2n, R)/U(n), complete, without conjugate points, of curvature from -1 to 0.
 
-    exp, log, parallel transport, distance and curvature are exact. An isometry z -> l^-1 (z - a) l^-T, b = l l^T, takes x
-    to i I; there the space is totally geodesic in the positive definite matrices of order 2n, by
+    exp, log, parallel transport, distance and curvature are exact. An isometry z -> l^-1 (z - a) l^-T, b = l l^T, takes
+    x to i I; there the space is totally geodesic in the positive definite matrices of order 2n, by
 
         z -> [[b + a b^-1 a, a b^-1], [b^-1 a, b^-1]],
 
-    with half of their affine-invariant metric: all operations are functions of one symmetric matrix of order 2n, regular
-    at repeated eigenvalues and at coincident points. Errors are of order eps cond(b), and relative to the distance
-    between close points.
+    with half of their affine-invariant metric: all operations are functions of one symmetric matrix of order 2n,
+    regular at repeated eigenvalues and at coincident points. Errors are of order eps cond(b), and relative to the
+    distance between close points. Points of geoopt's type, which are complex, are ``torch.stack((z.real, z.imag), -3)``
+    here.
 
     Random points are exp of standard normal vectors at i I.
 
@@ -57,7 +58,7 @@ class SiegelUpperHalf(Manifold):
     References
     ----------
     Siegel, Symplectic geometry, Amer. J. Math. 65, 1943.
-    Nielsen, The Siegel-Klein disk: Hilbert geometry of the Siegel disk domain, Entropy 22, 2020 (survey of the distances).
+    Nielsen, The Siegel-Klein disk: Hilbert geometry of the Siegel disk domain, Entropy 22, 2020 (distances).
     """
 
     name = "SiegelUpperHalf"
@@ -133,6 +134,7 @@ class SiegelUpperHalf(Manifold):
     def _sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         lower = _factor(x)
         s, t = whitened(lower, u), whitened(lower, v)
+        t = orthogonal_part(s, t, 3)
         a, b = _block(s), _block(t)
         ab = a @ b
         numerator = -0.125 * (ab - ab.mT).square().sum((-2, -1))

@@ -25,7 +25,14 @@ from holonomy.manifolds.positive import (
 )
 from holonomy.manifolds.pullback import Pullback
 
-__all__ = ["AffineInvariant", "BuresWasserstein", "LogCholesky", "LogEuclidean", "curvature_of_plane"]
+__all__ = [
+    "AffineInvariant",
+    "BuresWasserstein",
+    "LogCholesky",
+    "LogEuclidean",
+    "curvature_of_plane",
+    "orthogonal_part",
+]
 
 Size = tuple[int, ...] | torch.Size
 Device = torch.device | str | None
@@ -37,6 +44,13 @@ def curvature_of_plane(numerator: Tensor, uu: Tensor, uv: Tensor, vv: Tensor) ->
     area = uu * vv - uv.square()
     flat = area <= torch.finfo(area.dtype).eps * uu * vv
     return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
+
+
+def orthogonal_part(a: Tensor, b: Tensor, ndim: int) -> Tensor:
+    """Part of b orthogonal to a, in the last `ndim` dimensions: vectors that nearly agree span their plane by it."""
+    axes = tuple(range(-ndim, 0))
+    square = a.square().sum(axes, keepdim=True)
+    return b - (a * b).sum(axes, keepdim=True) / torch.where(square > 0.0, square, torch.ones_like(square)) * a
 
 
 def _gram(factor: Tensor) -> Tensor:
@@ -72,7 +86,8 @@ class AffineInvariant:
     def sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Sectional curvature, -|[a, b]|^2/4 over the area for a = l^-1 u l^-T, b alike."""
         lower = lower_factor(x)
-        a, b = whitened(lower, u), whitened(lower, v)
+        a = whitened(lower, u)
+        b = orthogonal_part(a, whitened(lower, v), 2)
         ab = a @ b
         numerator = -0.25 * (ab - ab.mT).square().sum((-2, -1))
         squares = [(s * t).sum((-2, -1)) for s, t in ((a, a), (a, b), (b, b))]
