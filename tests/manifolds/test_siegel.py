@@ -56,12 +56,12 @@ def test_distances_are_those_of_siegel(condition: float) -> None:
 
 
 @pytest.mark.parametrize("condition", [1e1, 1e4, 1e6])
-def test_exp_inverts_log_for_ill_conditioned_points(condition: float) -> None:
+def test_exp_inverts_log_as_far_as_geodesics_spread(condition: float) -> None:
     x, y = conditioned(condition, 1), conditioned(condition, 2)
     back = SIEGEL.expmap(x, SIEGEL.logmap(x, y))
     d = float(SIEGEL.dist(x, y))
-    # Geodesics spread by exp(d) on the way, as in all negatively curved spaces; the distance is up to 28 here.
-    assert float(SIEGEL.dist(back, y)) <= 8 * EPS * math.exp(d)
+    # A vector of length d is rounded by d eps, and geodesics spread by exp(d) on the way; d is up to 30 here.
+    assert float(SIEGEL.dist(back, y)) <= 4 * d * EPS * math.exp(d)
 
 
 def to_disk(x: Tensor) -> Tensor:
