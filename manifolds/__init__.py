@@ -8,10 +8,12 @@ from holonomy.manifolds.checks import check_hessian as check_hessian
 from holonomy.manifolds.checks import check_logmap as check_logmap
 from holonomy.manifolds.checks import check_retraction as check_retraction
 from holonomy.manifolds.checks import check_transport as check_transport
+from holonomy.manifolds.correlation import Correlation as Correlation
 from holonomy.manifolds.errors import ConvergenceError as ConvergenceError
 from holonomy.manifolds.errors import DimensionError as DimensionError
 from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
+from holonomy.manifolds.fixed_rank import FixedRank as FixedRank
 from holonomy.manifolds.flag import Flag as Flag
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
@@ -31,7 +33,9 @@ from holonomy.manifolds.positive_orthant import PositiveOrthant as PositiveOrtha
 from holonomy.manifolds.power import Power as Power
 from holonomy.manifolds.product import Product as Product
 from holonomy.manifolds.scaled import Scaled as Scaled
+from holonomy.manifolds.siegel import SiegelUpperHalf as SiegelUpperHalf
 from holonomy.manifolds.simplex import Simplex as Simplex
+from holonomy.manifolds.spd import SPD as SPD
 from holonomy.manifolds.special_euclidean import SpecialEuclidean as SpecialEuclidean
 from holonomy.manifolds.special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from holonomy.manifolds.sphere import Sphere as Sphere

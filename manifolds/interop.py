@@ -20,6 +20,7 @@ from holonomy.manifolds.euclidean import Euclidean
 from holonomy.manifolds.lorentz import Lorentz
 from holonomy.manifolds.poincare_ball import PoincareBall
 from holonomy.manifolds.product import Product
+from holonomy.manifolds.spd import SPD
 from holonomy.manifolds.sphere import Sphere
 from holonomy.manifolds.stiefel import Stiefel
 
@@ -170,6 +171,12 @@ def _product(manifold: Any) -> Manifold:
     )
 
 
+def _positive_definite(manifold: Any) -> Manifold | None:
+    # Theirs takes its second metric for distances alone; their Stein divergence belongs to no metric.
+    metric = {"AIM": "affine-invariant", "LEM": "log-euclidean"}.get(manifold.default_metric.value)
+    return None if metric is None else SPD(metric)
+
+
 def _given(curvature: Tensor, *, learnable: bool) -> float | None:
     """Return the number that was given for a fixed scalar curvature: theirs is rounded, or went through softplus."""
     if learnable or curvature.numel() != 1:
@@ -189,6 +196,7 @@ _COUNTERPARTS: dict[str, Callable[[Any], Manifold | None]] = {
     "SphereExact": _sphere,
     "EuclideanStiefel": lambda _: Stiefel("euclidean"),
     "EuclideanStiefelExact": lambda _: Stiefel("euclidean"),
+    "SymmetricPositiveDefinite": _positive_definite,
     "CanonicalStiefel": lambda _: Stiefel("canonical", "cayley"),  # theirs retracts by Cayley, too
 }
 

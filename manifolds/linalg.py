@@ -9,6 +9,7 @@ import math
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -33,9 +34,15 @@ __all__ = [
     "numerical_rank",
     "polar",
     "skew",
+    "spectral_derivative",
+    "spectral_value",
+    "spectrum",
     "sym",
+    "symmetric_derivative",
+    "symmetric_eigen",
     "symmetric_function",
     "symmetric_functions",
+    "thin_svd",
     "with_forward_mode",
 ]
 
@@ -168,23 +175,35 @@ class SpectralFunction:
         The divided difference f[s, t] = (f(s) - f(t))/(s - t), equal to f'(s) where s = t.
     second : callable
         The divided difference f[r, s, t] of second order, symmetric in its arguments.
+    higher : callable, optional
+        Divided differences of higher order, of four arguments and more; None where the second derivative is the last.
     """
 
     value: Callable[[Tensor], Tensor]
     first: Callable[[Tensor, Tensor], Tensor]
     second: Callable[[Tensor, Tensor, Tensor], Tensor]
+    higher: Callable[..., Tensor] | None = None
+
+    def difference(self, *points: Tensor) -> Tensor:
+        """Divided difference of any order that is offered, of two points and more."""
+        if len(points) == 2:
+            return self.first(*points)
+        if len(points) == 3:
+            return self.second(*points)
+        if self.higher is None:
+            raise NotImplementedError("derivatives of this matrix function are offered up to the second")
+        return self.higher(*points)
 
 
 def symmetric_functions(a: Tensor, *functions: SpectralFunction) -> tuple[Tensor, ...]:
     """f(a) for symmetric a and each f: f applied to the eigenvalues, which are computed once.
 
-    The first derivative is the Daleckii-Krein formula, the second its analogue with divided differences of second
+    The first derivative is the Daleckii-Krein formula, the others its analogues with divided differences of higher
     order (Higham, Functions of Matrices, theorem 3.11 and section 3.2): no gap between eigenvalues is divided by,
     so that repeated eigenvalues are regular points. The double backward pass needs memory of order p^3 a matrix.
     """
-    a = sym(a)
-    values, vectors = _eigh(a.detach())
-    return tuple(_apply(a, values, vectors, f) for f in functions)
+    a, values, vectors = spectrum(a)
+    return tuple(spectral_value(a, values, vectors, f) for f in functions)
 
 
 def symmetric_function(a: Tensor, f: SpectralFunction) -> Tensor:
@@ -192,7 +211,18 @@ def symmetric_function(a: Tensor, f: SpectralFunction) -> Tensor:
     return symmetric_functions(a, f)[0]
 
 
-def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+def symmetric_derivative(a: Tensor, f: SpectralFunction, *directions: Tensor) -> Tensor:
+    """Derivative of f(a) at symmetric a along symmetric directions, one for each order."""
+    return spectral_derivative(*spectrum(a), f, *directions)
+
+
+def spectrum(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Symmetric part of a, with its eigenvalues and eigenvectors as constants of differentiation."""
+    a = sym(a)
+    return a, *symmetric_eigen(a.detach())
+
+
+def symmetric_eigen(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors; NaN, without an error, where the matrix is not finite."""
     finite = torch.isfinite(a).all(-1).all(-1)
     values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], a, torch.zeros_like(a)))
@@ -215,53 +245,80 @@ class _SymmetricFunction(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         a, values, vectors = ctx.saved_tensors
-        return _frechet(a, values, vectors, grads[0], ctx.f), None, None, None
+        return spectral_derivative(a, values, vectors, ctx.f, grads[0]), None, None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         a, values, vectors = ctx.saved_tensors
-        return _frechet(a, values, vectors, tangents[0], ctx.f)
+        return spectral_derivative(a, values, vectors, ctx.f, tangents[0])
 
 
 class _Frechet(Function):
-    """Derivative of a matrix function in the direction e. It is its own adjoint."""
+    """Derivative of a matrix function along symmetric directions e_1, ..., e_k, stacked in front.
+
+    tr(g D^k f(a)[e_1, ..., e_k]) is symmetric in all of g, e_1, ..., e_k: every derivative is another of the kind.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, values: Tensor, vectors: Tensor, e: Tensor, f: SpectralFunction) -> Tensor:
-        differences = f.first(values.unsqueeze(-1), values.unsqueeze(-2))
-        return vectors @ (differences * (vectors.mT @ e @ vectors)) @ vectors.mT
+    def forward(a: Tensor, values: Tensor, vectors: Tensor, directions: Tensor, f: SpectralFunction) -> Tensor:
+        rotated = (vectors.mT @ directions @ vectors).unbind()
+        order = len(rotated)
+        places = [values[(..., *[None] * k, slice(None), *[None] * (order - k))] for k in range(order + 1)]
+        differences = f.difference(*places)
+        if order == 1:
+            return vectors @ (differences * rotated[0]) @ vectors.mT
+        letters = "ijklmnop"[: order + 1]
+        terms = ",".join(f"...{letters[k : k + 2]}" for k in range(order))
+        formula = f"...{letters},{terms}->...{letters[0]}{letters[-1]}"
+        total = torch.stack([torch.einsum(formula, differences, *p) for p in permutations(rotated)]).sum(0)
+        return vectors @ total @ vectors.mT
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        a, values, vectors, e, ctx.f = inputs
-        ctx.save_for_backward(a, values, vectors, e)
-        ctx.save_for_forward(a, values, vectors, e)
+        a, values, vectors, directions, ctx.f = inputs
+        ctx.save_for_backward(a, values, vectors, directions)
+        ctx.save_for_forward(a, values, vectors, directions)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
-        a, values, vectors, e = ctx.saved_tensors
-        curved = _second_frechet(values, vectors, e.mT, grads[0], ctx.f)
-        return curved, None, None, _frechet(a, values, vectors, grads[0], ctx.f), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
+        a, values, vectors, directions = ctx.saved_tensors
+
+        def derivative(*along: Tensor) -> Tensor:
+            return spectral_derivative(a, values, vectors, ctx.f, *along)
+
+        e = directions.unbind()
+        curved = derivative(*e, grads[0]) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[3]:
+            return curved, None, None, None, None
+        others = [derivative(*e[:i], *e[i + 1 :], grads[0]) for i in range(len(e))]
+        return curved, None, None, torch.stack(others), None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
-        a, values, vectors, e = ctx.saved_tensors
-        change = _frechet(a, values, vectors, torch.zeros_like(e) if tangents[3] is None else tangents[3], ctx.f)
-        return change if tangents[0] is None else change + _second_frechet(values, vectors, e, tangents[0], ctx.f)
+        a, values, vectors, directions = ctx.saved_tensors
+        e = directions.unbind()
+        along = [] if tangents[0] is None else [(*e, tangents[0])]
+        if tangents[3] is not None:
+            along += [(*e[:i], *e[i + 1 :], change) for i, change in enumerate(tangents[3].unbind())]
+        changes = [spectral_derivative(a, values, vectors, ctx.f, *directions) for directions in along]
+        return sum(changes[1:], changes[0])
 
 
-_apply = with_forward_mode(_SymmetricFunction)
-_frechet = with_forward_mode(_Frechet)
+_spectral_value = with_forward_mode(_SymmetricFunction)
+_spectral_derivative = with_forward_mode(_Frechet)
 
 
-def _second_frechet(values: Tensor, vectors: Tensor, s: Tensor, t: Tensor, f: SpectralFunction) -> Tensor:
-    """Second derivative of a matrix function in the directions s and t."""
-    s, t = vectors.mT @ s @ vectors, vectors.mT @ t @ vectors
-    differences = f.second(values[..., :, None, None], values[..., None, :, None], values[..., None, None, :])
-    curved = torch.einsum("...ikj,...ik,...kj->...ij", differences, s, t)
-    return vectors @ (curved + torch.einsum("...ikj,...ik,...kj->...ij", differences, t, s)) @ vectors.mT
+def spectral_value(a: Tensor, values: Tensor, vectors: Tensor, f: SpectralFunction) -> Tensor:
+    """f(a) for symmetric a with these eigenvalues and eigenvectors, which are not differentiated."""
+    return _spectral_value(a, values, vectors, f)
+
+
+def spectral_derivative(a: Tensor, values: Tensor, vectors: Tensor, f: SpectralFunction, *directions: Tensor) -> Tensor:
+    """Derivative of f(a) along the symmetric parts of the directions, one for each order."""
+    *along, _ = torch.broadcast_tensors(*directions, a)
+    return _spectral_derivative(a, values, vectors, sym(torch.stack(along)), f)
 
 
 # -- scalar functions with divided differences ---------------------------------------------------------------------
@@ -433,7 +490,7 @@ def _polar_pass(w: Tensor) -> Tensor:
     return w @ symmetric_function(gram + floor * identity, INVERSE_SQRT)
 
 
-def _svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def thin_svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin singular value decomposition; NaN, without an error, where the matrix is not finite."""
     finite = torch.isfinite(w).all(-1).all(-1)
     u, s, vh = torch.linalg.svd(torch.where(finite[..., None, None], w, torch.zeros_like(w)), full_matrices=False)
@@ -446,7 +503,7 @@ def nearest_orthonormal(w: Tensor) -> Tensor:
     The value is by singular value decomposition, right also for nearly rank-deficient w; the derivative is the closed
     form of the polar factor, finite (but not a derivative: there is none) where w is rank-deficient.
     """
-    u, _, vh = _svd(w.detach())
+    u, _, vh = thin_svd(w.detach())
     smooth = _polar_pass(w)
     return u @ vh + (smooth - smooth.detach())
 
@@ -459,7 +516,7 @@ def nearest_rotation(m: Tensor, *, proper: bool = False) -> Tensor:
     Twice differentiable where m is regular, also at equal singular values. It jumps where a singular value is 0: the
     derivative is then that of one side, and where two vanish the part of it that belongs to them is taken as 0.
     """
-    u, s, vh = _svd(m.detach())
+    u, s, vh = thin_svd(m.detach())
     if proper:
         turned = torch.linalg.det(u @ vh) < 0
         flip = torch.where(

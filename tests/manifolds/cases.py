@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds import (
+    SPD,
     Birkhoff,
+    Correlation,
     Euclidean,
+    FixedRank,
     Flag,
     Grassmann,
     Lorentz,
@@ -26,6 +29,7 @@ from holonomy.manifolds import (
     Power,
     Product,
     Scaled,
+    SiegelUpperHalf,
     Simplex,
     SpecialEuclidean,
     SpecialOrthogonal,
@@ -379,6 +383,168 @@ def _flag(n: int, blocks: tuple[int, ...], retraction: str) -> Case:
     )
 
 
+def _well_conditioned(x: Tensor, rank: int) -> Tensor:
+    """The same singular vectors, with singular values from 1 to 1.5."""
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
+    return (u * (1.0 + 0.5 * s / s[..., :1]).unsqueeze(-2)) @ vh
+
+
+def _fixed_rank(m: int, n: int, rank: int, retraction: str) -> Case:
+    equal = torch.eye(m, n, dtype=torch.float64)
+    equal[rank:] = 0.0
+    graded = equal * torch.logspace(0.0, -3.0, n, dtype=torch.float64)
+    return Case(
+        id=f"FixedRank({m}x{n}, {rank}, {retraction})",
+        kind=FixedRank,
+        arguments={"rank": rank, "retraction": retraction},
+        shape=(m, n),
+        dimension=rank * (m + n - rank),
+        injectivity_radius=0.0,
+        # No bounds: it grows without limit towards lower rank. The values are tested in the manifold's own tests.
+        curvature=(-math.inf, math.inf),
+        reach=0.5,
+        tame=lambda x: _well_conditioned(x, rank),
+        lacks=_NO_GEODESICS,
+        retraction_order=2,
+        invalid_shapes=((), (3,), (rank - 1, n), (m, 0)),
+        invalid_points=(torch.zeros(m, n), *((torch.eye(m, n),) if rank < min(m, n) else ())),
+        hard_pairs=((equal, equal), (equal, graded), (graded, equal), (graded, graded)),
+        statistic=_second_moment,
+        expectation=_isotropic(m * n, 1.0),
+    )
+
+
+#: Bounds of curvature: for the last, 3 over the sum of the two lowest eigenvalues, which are at least 4 in the suite
+#: (Massart, Hendrickx, Absil, Curvature of the manifold of fixed-rank positive-semidefinite matrices, GSI 2019).
+_SPD_CURVATURE = {"affine-invariant": (-0.5, 0.0), "bures-wasserstein": (0.0, 0.375)}
+
+
+def _spd_law(x: Tensor, metric: str) -> Tensor:
+    """Standard normal coordinates of a random point."""
+    if metric == "log-cholesky":
+        lower = torch.linalg.cholesky(x)
+        logs = lower.diagonal(dim1=-2, dim2=-1).log()
+        return _second_moment(torch.cat([logs, lower[:, *torch.tril_indices(x.shape[-1], x.shape[-1], -1)]], dim=1))
+    values, vectors = torch.linalg.eigh(x)
+    log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
+    upper = log[:, *torch.triu_indices(x.shape[-1], x.shape[-1], 1)] * math.sqrt(2.0)
+    return _second_moment(torch.cat([log.diagonal(dim1=-2, dim2=-1), upper], dim=1))
+
+
+def _spd(n: int, metric: str, retraction: str) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+    stretched = torch.diag(torch.tensor([math.e] + [1.0] * (n - 1), dtype=torch.float64))
+    one = {"log-cholesky": 0.5, "bures-wasserstein": math.sqrt(math.e) - 1.0}.get(metric, 1.0)
+    graded = torch.diag(torch.logspace(0.0, -1.0, n, dtype=torch.float64))
+    scale = 4.0 if metric == "bures-wasserstein" else 1.0
+    order = 2 if metric == "affine-invariant" else 1
+    return Case(
+        id=f"SPD({n}, {metric}, {retraction})",
+        kind=SPD,
+        arguments={"metric": metric, "retraction": retraction},
+        shape=(n, n),
+        dimension=n * (n + 1) // 2,
+        injectivity_radius=0.0 if metric == "bures-wasserstein" else math.inf,
+        curvature=_SPD_CURVATURE.get(metric, (0.0, 0.0)),
+        # The suite walks 15 times as far: the length that ends Bures-Wasserstein geodesics is sqrt(lowest eigenvalue).
+        reach=0.12 if metric == "bures-wasserstein" else 0.6,
+        tame=lambda x: scale * (eye + 1.5 * x / torch.linalg.matrix_norm(x, keepdim=True)),
+        retraction_order=None if retraction == "exp" else order,
+        distances=((eye, stretched, one), (stretched, eye, one), (eye, eye, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (0, 0)),
+        invalid_points=(-eye, 0.0 * eye, eye - torch.diag(eye[0]) - torch.diag(eye[0])),
+        hard_pairs=((eye, eye), (eye, stretched), (stretched, eye), (graded, graded), (graded, eye), (eye, graded)),
+        statistic=lambda x: _spd_law(x, metric),
+        expectation=_isotropic(n * (n + 1) // 2, 1.0),
+    )
+
+
+def _correlation_coordinates(x: Tensor) -> Tensor:
+    lower = torch.linalg.cholesky(x)
+    rows = lower / lower.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return rows[:, *torch.tril_indices(x.shape[-1], x.shape[-1], -1)]
+
+
+def _correlation(n: int) -> Case:
+    eye = torch.eye(n, dtype=torch.float64)
+
+    def pair(r: float) -> Tensor:
+        """Correlation r of the first two variables."""
+        x = eye.clone()
+        x[0, 1] = x[1, 0] = r
+        return x
+
+    return Case(
+        id=f"Correlation({n})",
+        kind=Correlation,
+        shape=(n, n),
+        dimension=n * (n - 1) // 2,
+        injectivity_radius=math.inf,
+        curvature=(0.0, 0.0),
+        reach=0.5,
+        tame=lambda x: 0.5 * (x + eye),
+        distances=((eye, pair(0.6), 0.75), (pair(-0.6), pair(0.8), 0.75 + 4.0 / 3.0), (eye, eye, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (1, 1), (0, 0)),
+        invalid_points=(2.0 * eye, 0.0 * eye, pair(1.0), pair(-1.5)),
+        hard_pairs=((eye, eye), (eye, pair(0.99)), (pair(0.99), pair(-0.99)), (pair(0.99), pair(0.99))),
+        statistic=lambda x: _second_moment(_correlation_coordinates(x)),
+        expectation=_isotropic(n * (n - 1) // 2, 1.0),
+    )
+
+
+def _siegel_tame(x: Tensor) -> Tensor:
+    """The same symplectic frame, with parts of order 1 and a condition number below 2.5."""
+    real, imaginary = (part / torch.linalg.matrix_norm(part, keepdim=True) for part in x.unbind(-3))
+    return torch.stack((real, torch.eye(x.shape[-1], dtype=x.dtype) + 1.5 * imaginary), -3)
+
+
+def _siegel_normal(x: Tensor) -> Tensor:
+    """Components of log at i I, by the embedding into positive definite matrices."""
+    a, b = x.unbind(-3)
+    inverse = torch.linalg.inv(b)
+    mixed = a @ inverse
+    p = torch.cat((torch.cat((b + mixed @ a, mixed), -1), torch.cat((mixed.mT, inverse), -1)), -2)
+    values, vectors = torch.linalg.eigh(p)
+    log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
+    n = a.shape[-1]
+    rows, columns = torch.triu_indices(n, n, 1)
+    parts = (log[:, :n, n:], log[:, :n, :n])
+    upper = [part[:, rows, columns] * math.sqrt(2.0) for part in parts]
+    return _second_moment(torch.cat([*(part.diagonal(dim1=-2, dim2=-1) for part in parts), *upper], dim=1))
+
+
+def _siegel(n: int) -> Case:
+    eye, zero = torch.eye(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    first = torch.diag(torch.tensor([1.0] + [0.0] * (n - 1), dtype=torch.float64))
+
+    def point(real: Tensor, imaginary: Tensor) -> Tensor:
+        return torch.stack((real, imaginary))
+
+    origin, up, aside = point(zero, eye), point(zero, eye + (math.e - 1.0) * first), point(first, eye)
+    skew = point(zero, eye)
+    skew[0, 0, -1] += 1.0
+    return Case(
+        id=f"SiegelUpperHalf({n})",
+        kind=SiegelUpperHalf,
+        shape=(2, n, n),
+        dimension=n * (n + 1),
+        injectivity_radius=math.inf,
+        curvature=(-1.0, 0.0) if n > 1 else (-1.0, -1.0),
+        reach=0.6,
+        tame=_siegel_tame,
+        # Of vectors in one plane some are nearly parallel: curvature loses the sine of their angle.
+        float32_error=64.0 if n > 1 else 1024.0,
+        # In the half-plane a step of 1 aside at height 1 is 2 asinh(1/2).
+        distances=((origin, up, 1.0), (origin, aside, 2.0 * math.asinh(0.5)), (aside, aside, 0.0)),
+        invalid_shapes=((), (3,), (2, 3), (1, 3, 3), (2, 2, 3), (2, 0, 0)),
+        invalid_points=(point(zero, zero), point(zero, -eye), *((skew,) if n > 1 else ())),
+        hard_pairs=((origin, origin), (origin, up), (aside, origin), (aside, aside), (up, point(3.0 * eye, 0.3 * eye))),
+        statistic=_siegel_normal,
+        expectation=_isotropic(n * (n + 1), 1.0),
+    )
+
+
 def _poincare(d: int, c: float) -> Case:
     r = 1.0 / math.sqrt(c)  # the radius of the ball, and the unit of length
 
@@ -664,6 +830,16 @@ CASES: tuple[Case, ...] = (
     _grassmann(5, 2, "polar"),
     _grassmann(5, 2, "exp"),
     _grassmann(4, 1, "qr"),
+    *(_spd(3, metric, "exp") for metric in SPD.metrics),
+    _spd(3, "affine-invariant", "quadratic"),
+    _spd(2, "log-cholesky", "quadratic"),
+    _fixed_rank(5, 4, 2, "svd"),
+    _fixed_rank(5, 4, 2, "orthographic"),
+    _fixed_rank(3, 4, 1, "svd"),
+    _correlation(2),
+    _correlation(3),
+    _siegel(1),
+    _siegel(2),
     _poincare(3, 1.0),
     _poincare(2, 0.1),
     _poincare(4, 7.0),
@@ -693,12 +869,6 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def each_case(*operations: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
-    """Run a test over every row that offers these operations and meets the condition, as argument `case`."""
-    rows = [case for case in CASES if case.has(*operations) and where(case)]
-    return pytest.mark.parametrize("case", rows, ids=lambda case: case.id)
-
-
 def first_of_its_kind(case: Case) -> bool:
     """Condition of slow tests of code paths, which sizes and curvatures do not change: one row for each of those."""
 
@@ -714,6 +884,21 @@ def first_of_its_metric(case: Case) -> bool:
     return first_of_its_kind(case) and case.arguments.get("retraction", default) == default
 
 
+def _marks(case: Case, quick: Callable[[Case], bool]) -> tuple[pytest.MarkDecorator, ...]:
+    """Other sizes, curvatures and retractions than the first of a metric are for the long test-suite."""
+    return () if quick(case) else (pytest.mark.slow,)
+
+
+def each_case(
+    *operations: str,
+    where: Callable[[Case], bool] = lambda case: True,
+    quick: Callable[[Case], bool] = first_of_its_metric,
+) -> pytest.MarkDecorator:
+    """Run a test over every row that offers these operations and meets the condition, as argument `case`."""
+    rows = [case for case in CASES if case.has(*operations) and where(case)]
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id, marks=_marks(c, quick)) for c in rows])
+
+
 def exact_transport(case: Case) -> bool:
     """Condition of tests on parallel transport proper."""
     return case.manifold().exact_transport
@@ -722,7 +907,7 @@ def exact_transport(case: Case) -> bool:
 def each_operation(*names: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
     """Run a test over every row and every operation that it offers (or only those named), as `case, operation`."""
     pairs = [
-        pytest.param(case, operation, id=f"{case.id}-{operation.name}")
+        pytest.param(case, operation, id=f"{case.id}-{operation.name}", marks=_marks(case, first_of_its_metric))
         for case in CASES
         for operation in OPERATIONS
         if where(case) and case.has(operation.name, *operation.needs) and (not names or operation.name in names)

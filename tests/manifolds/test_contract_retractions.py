@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from cases import Case, each_case
+from cases import Case, each_case, first_of_its_kind
 
 from holonomy.manifolds import check_retraction
 
 
-@each_case("expmap", where=lambda case: case.retraction_order is not None)
+@each_case("expmap", where=lambda case: case.retraction_order is not None, quick=first_of_its_kind)
 def test_retraction_has_its_order(case: Case) -> None:
     manifold, inputs = case.manifold(), case.inputs()
     result = check_retraction(manifold, inputs["x"], inputs["u"], order=case.retraction_order)
@@ -21,7 +21,7 @@ def test_the_retraction_that_is_exp_equals_exp(case: Case) -> None:
     assert manifold.reversible
 
 
-@each_case()
+@each_case(quick=first_of_its_kind)
 def test_retraction_is_rigid_to_first_order(case: Case) -> None:
     """(retr(x, t u) - x) / t tends to u: uses no expmap."""
     manifold, inputs = case.manifold(), case.inputs(5)

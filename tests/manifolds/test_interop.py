@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from holonomy.manifolds import (
+    SPD,
     DimensionError,
     Euclidean,
     Grassmann,
@@ -166,8 +167,30 @@ def test_curvature_is_taken_over_as_it_was_given(c):
     assert from_geoopt(geoopt.PoincareBall(torch.tensor(c, dtype=torch.float64))).c == pytest.approx(c, rel=1e-14)
 
 
+def _silently(make, *arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs says that only one metric is fully there
+        return make(*arguments)
+
+
+def test_positive_definite_matrices_are_converted_with_their_metric():
+    ours, theirs = from_geoopt(geoopt.SymmetricPositiveDefinite()), geoopt.SymmetricPositiveDefinite()
+    assert ours.key == SPD().key
+    assert from_geoopt(_silently(geoopt.SymmetricPositiveDefinite, "LEM")).key == SPD("log-euclidean").key
+    x, y = (ours.random(5, 3, 3, dtype=torch.float64, generator=generator(s)) for s in (1, 2))
+    u, v = (ours.random_tangent(x, generator=generator(s)) for s in (3, 4))
+    same = {"rtol": 1e-10, "atol": 1e-10}  # theirs go through square roots and inverses of eigenvalues
+    torch.testing.assert_close(ours.dist(x, y), theirs.dist(x, y), **same)
+    torch.testing.assert_close(ours.inner(x, u, v), theirs.inner(x, u, v), **same)
+    torch.testing.assert_close(ours.expmap(x, u), theirs.expmap(x, u), **same)
+    torch.testing.assert_close(ours.logmap(x, y), theirs.logmap(x, y), **same)
+    torch.testing.assert_close(ours.transp(x, y, v), theirs.transp(x, y, v), **same)
+    torch.testing.assert_close(ours.egrad2rgrad(x, u), theirs.egrad2rgrad(x, u), **same)
+    torch.testing.assert_close(SPD(retraction="quadratic").retr(x, u), theirs.retr(x, u), **same)
+
+
 WRAPPED = {
-    "SymmetricPositiveDefinite": (lambda: geoopt.SymmetricPositiveDefinite(), (3, 4, 4)),
+    "SymmetricPositiveDefinite of Stein": (lambda: _silently(geoopt.SymmetricPositiveDefinite, "SM"), (3, 4, 4)),
     "BirkhoffPolytope": (lambda: geoopt.BirkhoffPolytope(), (3, 4, 4)),
     "Scaled": (lambda: geoopt.Scaled(geoopt.Sphere(), 2.0), (3, 4)),
     "SphereProjection": (lambda: geoopt.SphereProjection(), (3, 4)),
@@ -199,7 +222,7 @@ def test_what_a_wrapped_manifold_cannot_do_is_said():
     lorentz = from_geoopt(geoopt.Lorentz(learnable=True))
     with pytest.raises(NotImplementedError, match="geoopt's Lorentz has no random"):
         lorentz.random(3, 4)
-    spd = from_geoopt(geoopt.SymmetricPositiveDefinite())
+    spd = from_geoopt(_silently(geoopt.SymmetricPositiveDefinite, "SM"))
     with pytest.raises(DimensionError, match=r"shape \(3,\), wanted at least 2 dimensions"):
         spd.norm(torch.ones(3), torch.ones(3))
     with pytest.raises(DimensionError, match=r"shape \(3, 4\), .*shape\[-1\]"):
