@@ -18,7 +18,11 @@ from holonomy.manifolds.flag import Flag as Flag
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
+from holonomy.manifolds.half_space import HalfSpace as HalfSpace
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
+from holonomy.manifolds.isometries import convert as convert
+from holonomy.manifolds.isometries import convert_tangent as convert_tangent
+from holonomy.manifolds.klein_ball import KleinBall as KleinBall
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
 from holonomy.manifolds.nearest import nearest as nearest
 from holonomy.manifolds.oblique import Oblique as Oblique

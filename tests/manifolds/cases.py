@@ -21,6 +21,8 @@ from holonomy.manifolds import (
     FixedRank,
     Flag,
     Grassmann,
+    HalfSpace,
+    KleinBall,
     Lorentz,
     Manifold,
     Oblique,
@@ -644,6 +646,72 @@ def _oblique(n: int, p: int) -> Case:
     )
 
 
+def _half_space(d: int, c: float) -> Case:
+    r = 1.0 / math.sqrt(c)
+
+    def at(z: float, y: float) -> list[float]:
+        return [z] + [0.0] * (d - 2) + [y] if d > 1 else [y]
+
+    def wrapped_normal(x: Tensor) -> Tensor:
+        return _second_moment(HalfSpace().logmap0(x))
+
+    return Case(
+        id=f"HalfSpace(d={d}, c={c:g})",
+        kind=HalfSpace,
+        arguments={"c": c},
+        shape=(d,),
+        dimension=d,
+        injectivity_radius=math.inf,
+        curvature=(-c, -c),
+        reach=2.0 * r,
+        # Up and down an axis, the logarithm of the ratio of heights; between feet 2 sinh(1.5) apart at height 1, 3.
+        distances=(
+            (at(0.0, 1.0), at(0.0, math.e), r),
+            (at(0.5, 1e-3), at(0.5, 1e3), 6.0 * math.log(10.0) * r),
+            *(((at(0.0, 1.0), at(2.0 * math.sinh(1.5), 1.0), 3.0 * r),) if d > 1 else ()),
+        ),
+        invalid_shapes=((), (0,)),
+        invalid_points=(at(0.0, 0.0), at(0.0, -1.0)),
+        hard_pairs=(
+            (at(0.0, 1.0), at(0.0, 1.0)),
+            (at(1.0, 1e-6), at(1.0, 1e-6)),
+            (at(1.0, 1e-6), at(-1.0, 1e-6)),
+            (at(0.0, 1e6), at(0.0, 1e-6)),
+        ),
+        statistic=wrapped_normal,
+        expectation=_isotropic(d, 4.0 / d),
+    )
+
+
+def _klein(d: int, c: float) -> Case:
+    r = 1.0 / math.sqrt(c)
+
+    def at(radius: float, axis: int = 0) -> list[float]:
+        return [radius * r * float(i == axis) for i in range(d)]
+
+    def wrapped_normal(x: Tensor) -> Tensor:
+        return _second_moment(KleinBall(c).logmap0(x))
+
+    return Case(
+        id=f"KleinBall(d={d}, c={c:g})",
+        kind=KleinBall,
+        arguments={"c": c},
+        shape=(d,),
+        dimension=d,
+        injectivity_radius=math.inf,
+        curvature=(-c, -c),
+        reach=2.0 * r,
+        # At the law's distances the metric's factors reach 1e3, which multiply roundings of coordinates.
+        tame=lambda x: 0.9 * x,
+        distances=((at(0.0), at(math.tanh(1.0)), r), (at(-math.tanh(0.5)), at(math.tanh(1.5)), 2.0 * r)),
+        invalid_shapes=((), (0,)),
+        invalid_points=(at(1.0), at(2.0)),
+        hard_pairs=((at(0.0), at(0.0)), (at(1.0 - 1e-6), at(-1.0 + 1e-6)), (at(1.0 - 1e-6), at(1.0 - 1e-6))),
+        statistic=wrapped_normal,
+        expectation=_isotropic(d, 4.0 / (c * d)),
+    )
+
+
 def _plane_rotation(n: int, angle: float, axis: int = 0) -> Tensor:
     """Rotation by the angle in the plane of this axis and the next."""
     r = torch.eye(n, dtype=torch.float64)
@@ -846,6 +914,12 @@ CASES: tuple[Case, ...] = (
     _lorentz(3, 1.0),
     _lorentz(2, 0.1),
     _lorentz(4, 7.0),
+    _klein(3, 1.0),
+    _klein(2, 0.1),
+    _klein(4, 7.0),
+    _half_space(3, 1.0),
+    _half_space(1, 0.1),
+    _half_space(4, 7.0),
     _positive((3,)),
     _positive((2, 2)),
     _oblique(3, 2),
