@@ -206,7 +206,8 @@ class Towers(nn.Module):
         )
         with torch.no_grad():
             for tower, sign in ((self.image, 1.0), (self.text, -1.0)):
-                tower[-1].bias.add_(sign * shift)
+                last: Any = tower[-1]
+                last.bias += sign * shift
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (B, dim) of length 1."""
@@ -285,7 +286,7 @@ def tune(trial: Trial, config: Config, task: Task, loss: Loss, pairs: Pairs | No
     optimizer = torch.optim.AdamW(towers.parameters(), lr=config.lr, weight_decay=config.decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, config.cosine, total))
     batches: Iterator[tuple[int, Tensor]] | None = None
-    for step in trial.steps(total, every=each, towers=towers, optimizer=optimizer, schedule=schedule):
+    for step in trial.steps(total, every=max(each, total // 8), towers=towers, optimizer=optimizer, schedule=schedule):
         if batches is None:  # a resumed run goes on within the order
             batches = orders(trial.seed, 2, pairs.count, config.batch_size, config.epochs, step)
         epoch, index = next(batches)
