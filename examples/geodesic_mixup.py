@@ -280,8 +280,6 @@ def tune(trial: Trial, config: Config, task: Task, loss: Loss, pairs: Pairs | No
     pairs = pairs or task.train
     each = pairs.count // config.batch_size
     total = config.epochs * each
-    if not each:
-        raise DataError(f"wanted at least batch_size = {config.batch_size} pairs to train on, got {pairs.count}")
     towers = task.towers(trial.seed).to(trial.device)
     optimizer = torch.optim.AdamW(towers.parameters(), lr=config.lr, weight_decay=config.decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, config.cosine, total))
@@ -326,6 +324,7 @@ def measure(trial: Trial, config: Config, task: Task, towers: nn.Module, tau: fl
     result: dict[str, Any] = {
         "alignment": float(alignment(image, text)),
         "relative alignment": float(relative_alignment(image, text)),
+        "relative alignment, ratio": float(relative_alignment(image, text, mode="ratio")),
         "uniformity": float(uniformity(torch.cat([image, text]))),
         "gap": float(modality_gap(image, text)),
         "ece, pairs": expected_calibration_error((sim / tau).softmax(1), torch.arange(len(sim))),
@@ -422,6 +421,8 @@ def after(
 def run(config: Config, log: Log) -> Report:
     """Every arm at every seed; those that are reported alone at the first."""
     task = load(config, log)
+    if task.train.count < config.batch_size:
+        raise DataError(f"wanted at least batch_size = {config.batch_size} pairs to train on, got {task.train.count}")
     arm = partial(after, config=config, task=task)
     mix = partial(mixed, config)
     every = ("m2", "v", "l", "vl")
@@ -534,5 +535,5 @@ def _plot_lam(report: Report) -> "Figure":
     axes.plot(LAMS, text, label="texts against mixed negatives")
     axes.plot(LAMS, 0.5 * (image + text), "k", label="mean, L_m2/2")
     axes.axhline(report["pretrained", "clip"].mean(), color="k", ls="--", label="L_CLIP")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center")
     return figure
