@@ -47,7 +47,7 @@ def test_claims_hold_and_ablations_fail(tmp_path: Path) -> None:
 def test_no_claim_of_gain_holds_where_all_arms_are_alike() -> None:
     same = {"alignment": 1.0, "gap": 1.0, "relative alignment": 0.1, "R@1": 0.1}
     zero = dict.fromkeys(("lead", "lead, no gap", "excess", "excess, positive mixed"), -1e-6)
-    arms = ("CLIP", "m2", "m3", "unmixed", "within a modality", "m3, shuffled pairs")
+    arms = ("CLIP", "CLIP, tau2", "m2", "m3", "unmixed", "within a modality", "m3, shuffled pairs")
     report = Report({**{arm: {0: Record(dict(same), 0.0)} for arm in arms}, "pretrained": {0: Record(zero, 0.0)}})
     holding = [claim.name for claim in example.CLAIMS if not claim.fails and claim.judge(report).holds]
     assert holding == ["relative alignment, m3 less CLIP", "R@1, m3 less CLIP"]  # bounds on what may be lost
