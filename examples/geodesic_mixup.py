@@ -42,7 +42,7 @@ from holonomy.models.adaptation.geodesic_mixup import (
     relative_alignment,
     uniformity,
 )
-from holonomy.models.calibration import expected_calibration_error
+from holonomy.models.representation.calibration import expected_calibration_error
 from holonomy.models.representation.retrieval import embedding_arithmetic_score, retrieval_metrics
 
 if TYPE_CHECKING:

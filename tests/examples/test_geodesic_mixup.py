@@ -40,7 +40,7 @@ def test_claims_hold_and_ablations_fail(tmp_path: Path) -> None:
     # What the page says besides: pooled uniformity is worse, and temperature alone does not align as much.
     assert report["m2", "uniformity"].mean() > report["CLIP", "uniformity"].mean()
     assert report["m2", "alignment"].mean() < 0.75 * report["CLIP, tau2", "alignment"].mean()
-    # Arcs and chords do not differ by more than seeds do.
+    # Arcs and chords hardly differ.
     assert abs(np.mean(report["m2", "alignment"] - report["linear", "alignment"])) < 0.02
 
 

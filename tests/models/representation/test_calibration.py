@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from holonomy.models.calibration import expected_calibration_error
+from holonomy.models.representation.calibration import expected_calibration_error
 
 
 def test_by_hand() -> None:
