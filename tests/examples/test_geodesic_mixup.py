@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from holonomy.examples import geodesic_mixup as example
 from holonomy.examples.data.captions import load_captions
 from holonomy.examples.errors import DataError, MissingPackageError
-from holonomy.examples.harness import Options, Report, execute
+from holonomy.examples.harness import Options, Report, Trial, execute
 from holonomy.examples.harness.log import Log
 from holonomy.examples.harness.report import Record
 from holonomy.models.adaptation.geodesic_mixup import clip_contrastive_loss, modality_gap
@@ -92,6 +93,34 @@ def test_arms_of_a_seed_see_the_same_batches_and_resume_within_them() -> None:
     # Starts, orders and draws of lam have numbers of their own.
     uses = [(0,), *((what, epoch) for what in (1, 2) for epoch in range(3)), (3,)]
     assert len({example.stream(seed, *use).initial_seed() for seed in range(2) for use in uses}) == 2 * len(uses)
+
+
+def test_a_run_that_was_cut_off_ends_with_the_numbers_of_a_whole_one(tmp_path: Path, task: example.Task) -> None:
+    config = replace(example.Config(), epochs=2, cosine=True, seeds=(0,))
+
+    def train(folder: Path, stop: int | None) -> list[float]:
+        folder.mkdir(exist_ok=True)
+        steps = iter(range(stop or 10**9))
+
+        def make(trial: Trial) -> example.Loss:
+            plain = example.mixed(config, trial, "m2", "v")
+
+            def loss(image: Tensor, text: Tensor, epoch: int) -> Tensor:
+                if next(steps, None) is None:
+                    raise KeyboardInterrupt
+                return plain(image, text, epoch)
+
+            return loss
+
+        own = Log(torch.device("cpu"), folder, checkpoint_every=3)
+        arm = partial(example.after, config=config, task=task, make=make)
+        return own.sweep({"m2": arm}, (0,))["m2", "alignment"].tolist()
+
+    whole = train(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", 14)
+    assert train(tmp_path / "cut", None) == whole
+    assert train(tmp_path / "whole", 1) == whole  # what is finished is read
 
 
 def test_the_rate_warms_up_and_falls() -> None:

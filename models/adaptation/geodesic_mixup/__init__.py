@@ -2,12 +2,12 @@
 
 Fine-tuning of two towers whose embeddings lie apart on the sphere, with points of the geodesics between image and text
 as hard negatives (`m2_mix_loss`) and between samples of one modality as soft positives (`v_mix_loss`, `l_mix_loss`,
-`vl_mix_loss`), all together in `GeodesicMultiModalMixup`. The plain and the reweighted contrastive loss are
-`holonomy.models.representation.contrastive`, measures of the two clouds `holonomy.models.representation.alignment`,
-recall and arithmetic `holonomy.models.representation.retrieval`, calibration `holonomy.models.representation.calibration`.
+`vl_mix_loss`), all together in `GeodesicMultiModalMixup`. In `holonomy.models.representation` are the plain and the
+reweighted contrastive loss (`contrastive`), measures of the two clouds (`alignment`), recall and arithmetic
+(`retrieval`) and the error of calibration (`calibration`).
 
 Where this departs from the authors' code: arcs are the sphere's geodesics by the chord, which need no clamp and no
-fallback for close points; rows of the odd one out are not counted twice; recall has mean ranks for ties.
+fallback for close points; the middle row of an odd batch is not counted twice.
 """
 
 from holonomy.models.adaptation.geodesic_mixup.losses import GeodesicMultiModalMixup as GeodesicMultiModalMixup
