@@ -112,7 +112,15 @@ PAPERS = (
         "recommendation",
     ),
     Paper("flora", "FLoRA: Low-Rank Core Space for N-dimension", "arXiv 2024", "adaptation"),
-    Paper("geodesic_mixup", "Geodesic Multi-Modal Mixup for Robust Fine-Tuning", "NeurIPS 2023", "adaptation"),
+    Paper(
+        "geodesic_mixup",
+        "Geodesic Multi-Modal Mixup for Robust Fine-Tuning",
+        "NeurIPS 2023",
+        "adaptation",
+        minutes=2.0,
+        data="halves of digits",
+        seconds=4,
+    ),
     Paper(
         "grassmann_class",
         "Get the Best of Both Worlds: Improving Accuracy and Transferability by Grassmann Class Representation",

@@ -1,10 +1,19 @@
-"""Retrieval by cosine: exact nearest neighbours by blocks, and what they are worth against labels."""
+"""Retrieval by cosine: exact nearest neighbours by blocks, and what they are worth against labels and partners."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["knn_accuracy", "map_at_k", "nearest_cosine"]
+__all__ = [
+    "embedding_arithmetic_score",
+    "knn_accuracy",
+    "map_at_k",
+    "nearest_cosine",
+    "retrieval_metrics",
+    "retrieval_ranks",
+]
 
 
 def nearest_cosine(queries: Tensor, index: Tensor, k: int, block: int = 1024) -> Tensor:
@@ -90,6 +99,124 @@ def map_at_k(ranked: Tensor, labels: Tensor, index_labels: Tensor, k: int = 10) 
     precision = hits.cumsum(1) / torch.arange(1, k + 1, device=hits.device, dtype=torch.float64)
     counts = torch.bincount(index_labels, minlength=int(labels.max()) + 1)[labels].clamp(max=k)
     return float(((precision * hits).sum(1) / counts.clamp(min=1)).mean())
+
+
+def retrieval_ranks(sim: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Rank of each row's right column, 1 at best; among equal similarities the mean of their ranks.
+
+    So a model that gives all columns one similarity ranks everything in the middle, not first.
+
+    Parameters
+    ----------
+    sim : Tensor
+        Similarities (q, n), floating and not NaN.
+    targets : Tensor, optional
+        Right columns (q,), integers; the diagonal of a square `sim` when left out.
+
+    Returns
+    -------
+    Tensor
+        (q,), float64: whole numbers and halves.
+
+    Raises
+    ------
+    TypeError
+        Where `sim` is not floating.
+    ValueError
+        Where shapes do not fit, a similarity is NaN, or a target is no column.
+    """
+    if not sim.is_floating_point():
+        raise TypeError(f"retrieval_ranks: 'sim' must be floating, got {sim.dtype}")
+    square = sim.ndim == 2 and sim.shape[0] == sim.shape[1]
+    if sim.ndim != 2 or not sim.numel() or bool(sim.isnan().any()) or not (square or targets is not None):
+        raise ValueError(
+            "retrieval_ranks: wanted 'sim' (q, n) without NaN, square where there are no targets, got "
+            f"{tuple(sim.shape)}"
+        )
+    if targets is None:
+        targets = torch.arange(len(sim), device=sim.device)
+    if targets.shape != sim.shape[:1] or not 0 <= int(targets.min()) <= int(targets.max()) < sim.shape[1]:
+        raise ValueError(f"retrieval_ranks: 'targets' must be {len(sim)} columns from 0 to {sim.shape[1] - 1}")
+    own = sim.gather(1, targets.unsqueeze(1))
+    above, level = (sim > own).sum(1), (sim == own).sum(1)
+    return above.double() + 0.5 * (level.double() + 1.0)
+
+
+def retrieval_metrics(sim: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Recall of pairs both ways: shares of rows, and of columns, whose partner's rank is k at most.
+
+    Parameters
+    ----------
+    sim : Tensor
+        Similarities (n, n), image by text, say; pairs lie on the diagonal.
+    ks : sequence of int, default (1, 5, 10)
+        Depths.
+
+    Returns
+    -------
+    dict of str to float
+        ``forward R@k`` of rows, ``backward R@k`` of columns, ``R@k`` their mean; and ``rank``, the mean rank of both.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `retrieval_ranks`, and where a depth is below 1.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f"retrieval_metrics: depths must be at least 1, got {list(ks)}")
+    ranks = {"forward": retrieval_ranks(sim), "backward": retrieval_ranks(sim.mT)}
+    found = {f"{way} R@{k}": float((r <= k).double().mean()) for way, r in ranks.items() for k in ks}
+    means = {f"R@{k}": 0.5 * (found[f"forward R@{k}"] + found[f"backward R@{k}"]) for k in ks}
+    return {**found, **means, "rank": float(torch.stack(list(ranks.values())).mean())}
+
+
+def embedding_arithmetic_score(
+    embeddings: Tensor,
+    labels: Tensor,
+    deltas: Tensor,
+    wanted: Tensor,
+    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    rows: Tensor | None = None,
+) -> dict[float, float]:
+    """Share of edits x + k delta whose nearest other embedding has the wanted label, for each scale k.
+
+    An edit is of an image embedding by a difference of text embeddings, target less source; the image itself is not
+    found. Source: Couairon, Douze, Cord, Schwenk, *Embedding Arithmetic of Multimodal Queries for Image Retrieval*
+    (SIMAT), 2022.
+
+    Parameters
+    ----------
+    embeddings : Tensor
+        (n, d), floating: where is searched, by cosine.
+    labels : Tensor
+        Integers (n,) of the embeddings.
+    deltas : Tensor
+        (e, d): what is added.
+    wanted : Tensor
+        Integers (e,): labels to be found.
+    scales : sequence of float
+        Scales; the score is the best of them, ``max(result.values())``.
+    rows : Tensor, optional
+        Which embeddings (e,) are edited; all in order when left out, and then e = n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `nearest_cosine`, and where edits, labels or scales are not as many as they should be.
+    """
+    rows = torch.arange(len(embeddings), device=embeddings.device) if rows is None else rows
+    if not scales or not rows.shape == wanted.shape == deltas.shape[:1] or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "embedding_arithmetic_score: wanted a scale, a label for each embedding, and as many rows, deltas and "
+            f"wanted labels, got {len(labels)} labels of {len(embeddings)} embeddings, {len(rows)}, {len(deltas)} and "
+            f"{len(wanted)}"
+        )
+    result = {}
+    for scale in scales:
+        found = nearest_cosine(embeddings[rows] + scale * deltas, embeddings, 2)
+        other = torch.where(found[:, 0] == rows, found[:, 1], found[:, 0])
+        result[float(scale)] = float((labels[other] == wanted).double().mean())
+    return result
 
 
 def _check(where: str, queries: Tensor, index: Tensor, k: int) -> None:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holonomy.models.representation.contrastive import symmetric_cross_entropy
+
 __all__ = [
     "MatryoshkaContrastive",
     "MatryoshkaEncoder",
@@ -238,11 +240,10 @@ class MatryoshkaContrastive(nn.Module):
                 f"MatryoshkaContrastive: wanted two of shape (B, d) with d >= {self.nesting[-1]}, got "
                 f"{tuple(za.shape)} and {tuple(zb.shape)}"
             )
-        weights, target = self._buffers["relative_importance"], torch.arange(len(za), device=za.device)
+        weights = self._buffers["relative_importance"]
         total = za.new_zeros(())
         for i, m in enumerate(self.nesting):
-            logits = truncate(za, m) @ truncate(zb, m).mT / self.temperature
-            loss = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.mT, target))
+            loss = symmetric_cross_entropy(truncate(za, m) @ truncate(zb, m).mT / self.temperature)
             total = total + (loss if weights is None else weights[i].to(loss.dtype) * loss)
         return total
 
