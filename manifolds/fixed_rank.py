@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
-from holonomy.manifolds.linalg import SpectralFunction, polar, spectral_value, thin_svd
+from holonomy.manifolds.linalg import polar, thin_svd
 from holonomy.manifolds.spd_metrics import curvature_of_plane
 
 __all__ = ["FixedRank"]
@@ -16,10 +16,10 @@ class FixedRank(Manifold):
     """Matrices {x in R^(m x n) : rank x = r}, with the metric tr(u^T v) of all matrices; dimension r (m + n - r).
 
     A point is the m x n matrix itself, not a tuple of factors: optimizers, parameters and batches take it as any other
-    tensor. Inside, an operation takes one thin singular value decomposition of x (order m n min(m, n)) and then
-    works with its bases, of m x r and n x r; a tangent vector is any matrix whose part that is normal to both the
-    column space and the row space of x is 0. Equal singular values are regular. Rounding in x enters the bases divided
-    by the lowest nonzero singular value: errors are of order eps s_1/s_r.
+    tensor. Inside, operations work with bases of its column space and its row space, of m x r and n x r: time is of
+    order m n r, but for ``projx``, which decomposes any matrix. A tangent vector is a matrix whose part that is normal
+    to both spaces is 0. Equal singular values are regular. Rounding in x enters the bases divided by the lowest nonzero
+    singular value: errors are of order eps s_1/s_r.
 
     exp, log and distance have no closed form, and are not offered. Both retractions agree with exp to second order.
     ``transp`` is the projection to the tangent space at the target: a vector transport, never longer than its argument,
@@ -108,8 +108,8 @@ class FixedRank(Manifold):
         The singular vectors v span what they did before x is differentiated, and x v/s the column space of any x: no
         singular vector is differentiated, and the matrix to orthonormalise is orthonormal at x itself.
         """
-        left, s, right = thin_svd(x.detach())
-        left, s, right = left[..., : self.rank], s[..., : self.rank], right[..., : self.rank, :].mT
+        left, s, right = _singular(x.detach(), self.rank)
+        left, s, right = left[..., : self.rank], s[..., : self.rank], right[..., : self.rank]
         floor = torch.finfo(x.dtype).eps * s[..., :1] + torch.finfo(x.dtype).tiny
         scale = torch.maximum(s, floor).unsqueeze(-2)
         return polar(x @ (right / scale)), polar(x.mT @ (left / scale))
@@ -120,12 +120,15 @@ class FixedRank(Manifold):
         """The nearest matrix of rank r at most: the first r terms of the singular value decomposition.
 
         Where x is of lower rank there is no nearest of rank r: the result is x. Where the singular values r and r + 1
-        are equal the nearest is not unique, and the derivative large but finite.
+        are equal the nearest is not unique, and the derivative is large but finite.
         """
         return super().projx(x)
 
     def _projx(self, x: Tensor) -> Tensor:
-        return _truncated(x, self.rank) if x.shape[-1] <= x.shape[-2] else _truncated(x.mT, self.rank).mT
+        if self.rank == min(x.shape[-2:]):
+            return x
+        _, s, right = thin_svd(x.detach())
+        return _truncated(x, self.rank, s, right.mT)
 
     def _proju(self, x: Tensor, u: Tensor) -> Tensor:
         return u - _normal(*self._bases(x), u)
@@ -162,7 +165,11 @@ class FixedRank(Manifold):
     def _retr(self, x: Tensor, u: Tensor) -> Tensor:
         moved = x + u
         if self.retraction == "svd":
-            return self._projx(moved)
+            if self.rank == min(x.shape[-2:]):
+                return moved
+            # The rank of x + u is 2 r at most.
+            _, s, right = _singular(moved.detach(), 2 * self.rank)
+            return _truncated(moved, self.rank, s, right)
         left, right = self._bases(x)
         columns, rows = moved @ right, left.mT @ moved
         return columns @ (_inverse(left.mT @ columns) @ rows)
@@ -204,34 +211,45 @@ def _inverse(s: Tensor) -> Tensor:
     return torch.linalg.inv_ex(s)[0]
 
 
-def _step_first(s: Tensor, t: Tensor) -> Tensor:
-    across = (s > 0) != (t > 0)
-    return torch.where(across, 1.0 / torch.where(across, (s - t).abs(), torch.ones_like(s - t)), 0.0)
+#: More columns than the rank in the search for a range; matrices up to four times as large are decomposed as they are.
+_OVERSAMPLING = 8
 
 
-def _step_second(r: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    # Of three points two are on one side: 1/((l - a)(l - b)) for the lone one l, with the sign of the other side.
-    a, b, c = r > 0, s > 0, t > 0
-    rs, st, rt = (_step_first(*pair) for pair in ((r, s), (s, t), (r, t)))
-    product = torch.where(b == c, rs * rt, torch.where(a == c, rs * st, rt * st))
-    lone = torch.where(b == c, a, torch.where(a == c, b, c))
-    return torch.where(lone, product, -product)
+def _singular(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Left singular vectors, values and right singular vectors of a (..., m, n) of this rank at most, `rank` or more.
+
+    Of large a by its range, in order m n rank (Halko, Martinsson, Tropp, SIAM Review 53, 2011, with one iteration). The
+    matrix that finds it is fixed: the same a gives the same vectors.
+    """
+    columns, (m, n) = rank + _OVERSAMPLING, a.shape[-2:]
+    if min(m, n) <= 4 * columns:
+        left, s, right = thin_svd(a)
+        return left, s, right.mT
+    places = torch.arange(1, n * columns + 1, dtype=torch.float64, device=a.device)
+    probe = torch.frac(43758.5453 * torch.sin(12.9898 * places)).reshape(n, columns).to(a.dtype)
+    rows = torch.linalg.qr(a.mT @ torch.linalg.qr(a @ probe)[0])[0]
+    left, s, right = thin_svd(a @ rows)
+    return left, s, rows @ right.mT
 
 
-#: 1 for s > 0, else 0: of a matrix, the projector to its positive eigenspace.
-_STEP = SpectralFunction(lambda s: (s > 0).to(s.dtype), _step_first, _step_second)
+def _truncated(a: Tensor, rank: int, s: Tensor, right: Tensor) -> Tensor:
+    """Nearest matrix of this rank to a: a times the projector to its first right singular vectors.
 
-
-def _truncated(a: Tensor, rank: int) -> Tensor:
-    """Nearest matrix of this rank to tall a: a times the projector to its first right singular vectors."""
-    n = a.shape[-1]
-    if rank == n:
-        return a
-    _, s, vh = thin_svd(a.detach())
+    `s` and `right` are all singular values that are not 0 and their vectors, as constants. The vectors v = first + t of
+    another a solve (I - v first^T) a^T a v = 0: Newton's iteration from the solution itself, t = 0, with the inverse
+    Jacobian frozen, gives one order of the derivative a step.
+    """
+    first, rest = right[..., :rank], right[..., rank:]
     squares = s.square()
-    middle = 0.5 * (squares[..., rank - 1 : rank] + squares[..., rank : rank + 1])
-    least = torch.finfo(a.dtype).eps * squares[..., :1] + torch.finfo(a.dtype).tiny
-    inside = torch.arange(n, device=a.device) < rank
-    # Shifted so that 0 separates them, and apart also where they are equal.
-    shifted = torch.where(inside, torch.maximum(squares - middle, least), torch.minimum(squares - middle, -least))
-    return a @ spectral_value(a.mT @ a, shifted, vh.mT, _STEP)
+    top, low = squares[..., None, :rank], squares[..., rank:, None]
+    floor = torch.finfo(a.dtype).eps * squares[..., :1, None] + torch.finfo(a.dtype).tiny
+    alone = 1.0 / torch.maximum(top, floor)
+    beside = 1.0 / torch.maximum(top - low, floor) - alone
+    v = first
+    for _ in range(2):
+        w = a.mT @ (a @ v)
+        f = w - v @ (first.mT @ w)
+        v = v + f * alone + rest @ ((rest.mT @ f) * beside)
+    v = first + (v - v.detach())
+    gram = 2.0 * torch.eye(rank, dtype=a.dtype, device=a.device) - v.mT @ v  # (v^T v)^-1 to second order
+    return (a @ v) @ gram @ v.mT

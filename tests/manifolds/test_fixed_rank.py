@@ -155,6 +155,38 @@ def test_gradient_of_the_projection_at_equal_singular_values_across_the_cut_is_f
     assert bool(g.isfinite().all())
 
 
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e8])
+def test_large_matrices_are_treated_by_their_range(condition: float) -> None:
+    """More than 4 (2 r + 8) rows and columns: no decomposition of the whole."""
+    u, s, v = factors(70, 80, 1.0, condition**-0.5, 1.0 / condition)
+    x, z, manifold = (u * s) @ v.mT, ambient(70, 80), FixedRank(3)
+    normal = z - u @ (u.mT @ z)
+    normal = normal - (normal @ v) @ v.mT
+    tangent = manifold.proju(x, z)
+    # 64: norms of some thousand entries; rounding in x turns the lowest singular vectors by eps s_1/s_r.
+    torch.testing.assert_close(tangent, z - normal, rtol=0, atol=64 * EPS * condition)
+    y = manifold.retr(x, tangent)
+    left, middle, right = np.linalg.svd((x + tangent).numpy(), full_matrices=False)
+    wanted = torch.as_tensor((left[:, :3] * middle[:3]) @ right[:3])
+    torch.testing.assert_close(y, wanted, rtol=0, atol=64 * EPS * float(middle[0]))
+    assert torch.equal(y, manifold.retr(x, tangent))
+
+
+@each_retraction
+def test_derivatives_of_large_matrices(retraction: str) -> None:
+    manifold = FixedRank(1, retraction)
+    x = with_singular_values(41, 42, 2.0).requires_grad_()
+    for size in (0.0, 0.1):
+        z = (size * ambient(41, 42)).requires_grad_()
+
+        def step(x: Tensor, z: Tensor) -> Tensor:
+            x = manifold.projx(x)
+            return manifold.retr(x, manifold.proju(x, z))
+
+        assert gradcheck(step, (x, z), fast_mode=True, check_forward_ad=True)
+        assert gradgradcheck(step, (x, z), fast_mode=True)
+
+
 def test_projection_is_the_truncated_decomposition() -> None:
     a = ambient(4, 6)
     u, s, vh = np.linalg.svd(a.numpy(), full_matrices=False)
