@@ -7,6 +7,7 @@ import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -127,12 +128,14 @@ class LokiClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Minus the expected power of the distance: (n, N); with two labels, the second's less the first's, (n,)."""
-        scores = self._source().scores(self._weights(X)).numpy()
+        source = self._source()
+        scores = np.asarray(source.scores(self._weights(X)))
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels (n,) of least expected power of the distance; of ties the first."""
-        return self.classes_[self._source().predict(self._weights(X)).numpy()]
+        found = self._source().predict(self._weights(X)).numpy()
+        return np.asarray(self.classes_[found])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """softmax(decision / tau) (n, N): a heuristic, which ranks as the rule does and is not calibrated."""
@@ -174,6 +177,11 @@ class LokiClassifier(ClassifierMixin, BaseEstimator):
         """Mean of d(label, predicted)^p over samples; at p = 2 the measure of the paper."""
         check_is_fitted(self)
         return self._distance(self._index(y), self._source().predict(self._weights(X)).numpy())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(LogisticRegression() if self.estimator is None else self.estimator).input_tags
+        return tags
 
     def _place(self, classes: np.ndarray) -> None:
         D = self.distances

@@ -125,7 +125,7 @@ def loki_straight_through(scores: Tensor) -> Tensor:
         Where scores are not floating (B, N).
     """
     _check_scores("loki_straight_through", scores)
-    return _StraightThrough.apply(scores)  # type: ignore[no-any-return, no-untyped-call]
+    return _StraightThrough.apply(scores)
 
 
 def loki_polytope(scores: Tensor, eta: float = 0.01) -> Tensor:
@@ -146,7 +146,7 @@ def loki_polytope(scores: Tensor, eta: float = 0.01) -> Tensor:
         Where scores are not floating (B, N), or eta is not positive.
     """
     _check_scores("loki_polytope", scores)
-    return _Polytope.apply(scores, check_positive("loki_polytope", "eta", eta))  # type: ignore[no-any-return, no-untyped-call]
+    return _Polytope.apply(scores, check_positive("loki_polytope", "eta", eta))
 
 
 class _StraightThrough(torch.autograd.Function):

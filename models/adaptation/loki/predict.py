@@ -1,7 +1,7 @@
 """The rule: of all labels, the one with the least expected power of the distance to what the model believes.
 
 With P(lambda_i | x) over K observed labels and d over N, y(x) = argmin_y sum_i P(lambda_i | x) d(y, lambda_i)^p: for
-p = 2 the weighted Fréchet mean within the label space, for p = 1 the median. Scores are S = -P D^p, a product by blocks.
+p = 2 the weighted Fréchet mean within the label space, for p = 1 the median. Scores are S = -P D^p, by blocks.
 
 Distances come as a block (K, N); as (N, N) or a structured metric with `observed`; or as a function of a range of
 labels, for spaces whose block does not fit. A structured metric (`Tree`, `Grid`, `Points`) gives sums of weighted
@@ -101,7 +101,7 @@ class Source:
         assert self.observed is not None
         weights = probs.new_zeros(len(probs), self.n, dtype=torch.float64)
         weights = weights.index_copy(1, torch.from_numpy(self.observed).to(probs.device), probs.double())
-        return self.distances.potential(weights, self.p)  # type: ignore[no-any-return]
+        return self.distances.potential(weights, self.p)
 
     def scores(self, P: Tensor) -> Tensor:
         """S = -P D^p (B, N)."""

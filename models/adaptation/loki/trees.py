@@ -150,7 +150,7 @@ class Tree:
         """
         if p not in self.powers:
             raise ValueError(f"Tree.potential: 'p' must be 1 or 2, got {p}")
-        return _Potential.apply(weights.double(), self, int(p))  # type: ignore[no-any-return, no-untyped-call]
+        return _Potential.apply(weights.double(), self, int(p))
 
     def _at_labels(self, weights: Tensor, p: int) -> Tensor:
         return tree_potential(weights, self._places, self._parent, self._length, p)
@@ -169,7 +169,7 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Potential.apply(grads[0], ctx.tree, ctx.p), None, None  # type: ignore[no-untyped-call]
+        return _Potential.apply(grads[0], ctx.tree, ctx.p), None, None
 
 
 def _read_edges(edges: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
