@@ -11,6 +11,7 @@ from holonomy.models.adaptation.loki.baselines import argmax_predict as argmax_p
 from holonomy.models.adaptation.loki.baselines import barycentre_predict as barycentre_predict
 from holonomy.models.adaptation.loki.baselines import nearest_embedding_predict as nearest_embedding_predict
 from holonomy.models.adaptation.loki.baselines import random_unseen_predict as random_unseen_predict
+from holonomy.models.adaptation.loki.calibrate import calibrate_temperature as calibrate_temperature
 from holonomy.models.adaptation.loki.grids import Grid as Grid
 from holonomy.models.adaptation.loki.grids import Points as Points
 from holonomy.models.adaptation.loki.head import LokiHead as LokiHead

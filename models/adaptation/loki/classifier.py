@@ -11,6 +11,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from holonomy.models.adaptation.loki.calibrate import TEMPERATURES, choose
 from holonomy.models.adaptation.loki.predict import (
     Source,
     StructuredMetric,
@@ -21,9 +22,6 @@ from holonomy.models.adaptation.loki.predict import (
 from holonomy.models.adaptation.loki.validation import check_observed, check_positive
 
 __all__ = ["LokiClassifier"]
-
-#: Temperatures that `calibrate` tries: 1 and powers of the fourth root of 2 around it.
-TEMPERATURES = tuple(2.0 ** (k / 4.0) for k in range(-12, 13))
 
 
 class LokiClassifier(ClassifierMixin, BaseEstimator):
@@ -142,35 +140,29 @@ class LokiClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return softmax(self._source().scores(self._weights(X)).numpy() / self.tau, axis=1)
 
-    def calibrate(self, X: Any, y: Any, temperatures: Any = TEMPERATURES) -> Self:
-        """Choose the temperature with the least expected power of the distance on held-out samples.
+    def calibrate(self, X: Any, y: Any, temperatures: Any = TEMPERATURES, errors: float = 2.0) -> Self:
+        """Choose the temperature on held-out samples, as of `calibrate_temperature`, and use it from now on.
 
         Parameters
         ----------
         X, y : array-like
             Samples and labels that the estimator was not trained on, observed or not.
         temperatures : sequence of float
-            Those that are tried; of equal ones that nearest to 1, by its logarithm, is taken.
+            Those that are tried.
+        errors : float, default 2
+            Standard errors by which one must be better than `temperature`; with 0 the least mean wins.
 
         Raises
         ------
         ValueError
             Where a temperature is not positive, or `y` has a value that is no label.
         """
-        check_is_fitted(self)
-        tried = sorted(
-            (check_positive("LokiClassifier.calibrate", "temperatures", t) for t in temperatures), key=_from_one
-        )
-        if not tried:
-            raise ValueError("LokiClassifier.calibrate: 'temperatures' must be at least one, got none")
-        true = self._index(y)
-        probs = self._probabilities(X)
         source = self._source()
-        self.calibration_ = {}
-        for t in tried:
-            found = source.predict(temper(probs, t)).numpy()
-            self.calibration_[t] = self._distance(true, found)
-        self.temperature_ = min(tried, key=lambda t: self.calibration_[t])  # the first of equal ones
+        probs, true = self._probabilities(X), self._index(y)
+        where = "LokiClassifier.calibrate"
+        self.temperature_ = choose(
+            where, probs, true, self._metric, source, temperatures, float(self.temperature), errors
+        )
         return self
 
     def expected_distance(self, X: Any, y: Any) -> float:
@@ -230,7 +222,3 @@ class LokiClassifier(ClassifierMixin, BaseEstimator):
 
     def _distance(self, true: np.ndarray, found: np.ndarray) -> float:
         return expected_squared_distance(true, found, self._metric, self.p)
-
-
-def _from_one(temperature: float) -> float:
-    return abs(np.log(temperature))
