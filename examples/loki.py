@@ -329,7 +329,7 @@ def few_images(trial: Trial, config: Config, size: int, draw: int) -> dict[str, 
     body = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
     model = nn.Sequential(body, nn.Linear(64, 10)).to(trial.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in trial.steps(config.steps, model=model, optimizer=optimizer):
+    for _ in trial.steps(config.steps, every=config.steps, model=model, optimizer=optimizer):
         batch = fitted[torch.randint(len(fitted), (min(100, len(fitted)),), generator=trial.generator).numpy()]
         optimizer.zero_grad()
         cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]

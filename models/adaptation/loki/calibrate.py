@@ -29,8 +29,8 @@ def calibrate_temperature(
 ) -> float:
     """Temperature T of P^(1/T) with the least mean power of the distance, if it is clearly better than a first one.
 
-    The rule changes few labels, so that on some tens of samples the least of many means is often that of a far too large
-    T. Hence `start` stays unless the best is less by `errors` standard errors of the paired difference.
+    The rule changes few labels, so that on some tens of samples the least of many means is often that of a far too
+    large T. Hence `start` stays unless the best is less by `errors` standard errors of the paired difference.
 
     Parameters
     ----------

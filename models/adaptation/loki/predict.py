@@ -128,7 +128,7 @@ class Source:
     def minimisers(self, P: Tensor, chunk_size: int | None = None) -> Tensor:
         """All labels of least expected power to rounding, bool (B, N)."""
         sets = [torch.zeros(0, self.n, dtype=torch.bool, device=P.device)]
-        for rows in P.split(_ROWS):
+        for rows in P.split(_ROWS) if len(P) else ():
             F = torch.cat([F for _, _, F in self._blocks(rows, chunk_size)], dim=0 if self.structured else 1)
             least = F.amin(1)
             sets.append((least + self._tolerance(F, least)).unsqueeze(1) >= F)

@@ -59,6 +59,12 @@ def test_kernel_and_reference_agree_whatever_the_threads() -> None:
 
 
 def test_levels_are_the_depths() -> None:
-    assert [(part.start, part.stop) for part in levels(SHAPES["binary"])] == [(1, 3), (3, 7), (7, 15), (15, 31), (31, 60)]
+    assert [(part.start, part.stop) for part in levels(SHAPES["binary"])] == [
+        (1, 3),
+        (3, 7),
+        (7, 15),
+        (15, 31),
+        (31, 60),
+    ]
     assert len(levels(SHAPES["chain"])) == 59
     assert levels(SHAPES["one node"]) == []

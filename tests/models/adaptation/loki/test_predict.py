@@ -162,7 +162,9 @@ def test_a_metrics_own_rule_is_the_product(name: str, metric: Any, p: float) -> 
     )
 
 
-@pytest.mark.parametrize("metric", [STRUCTURED[0][1], STRUCTURED[4][1], STRUCTURED[8][1]], ids=["tree", "grid", "points"])
+@pytest.mark.parametrize(
+    "metric", [STRUCTURED[0][1], STRUCTURED[4][1], STRUCTURED[8][1]], ids=["tree", "grid", "points"]
+)
 def test_own_rules_have_gradients(metric: Any) -> None:
     w = torch.rand(3, metric.n, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: metric.potential(w, 2.0), (w,))
@@ -170,7 +172,9 @@ def test_own_rules_have_gradients(metric: Any) -> None:
     assert np.abs(grad.detach().numpy() - metric.distances([5]) ** 2).max() < 1e-10 * metric.distances([5]).max() ** 2
 
 
-@pytest.mark.parametrize("metric", [Grid((300, 340)), Tree([(v // 3, v) for v in range(1, 100_000)])], ids=["grid", "tree"])
+@pytest.mark.parametrize(
+    "metric", [Grid((300, 340)), Tree([(v // 3, v) for v in range(1, 100_000)])], ids=["grid", "tree"]
+)
 def test_a_hundred_thousand_labels_are_never_held_with_each_other(metric: Any) -> None:
     observed = RNG.permutation(metric.n)[:50]
     P = RNG.dirichlet(np.ones(50), 5)
