@@ -210,7 +210,9 @@ class LokiClassifier(ClassifierMixin, BaseEstimator):
         index = order[place]
         wrong = self.classes_[index] != values
         if np.any(wrong):
-            raise ValueError(f"LokiClassifier: {values[np.argmax(wrong)]!r} is not among the {len(order)} labels")
+            raise ValueError(
+                f"LokiClassifier: {values[np.argmax(wrong)].item()!r} is not among the {len(order)} labels"
+            )
         return index
 
     def _probabilities(self, X: Any) -> torch.Tensor:

@@ -145,7 +145,7 @@ def test_a_given_estimator_must_be_trained() -> None:
 
 
 def overconfident(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of K = 5 landmarks on a line of 41 labels that are five times too sure; the truth is the mean's label."""
+    """Probabilities of 5 landmarks on a line of 41 labels, five times too sure; the truth is the mean's label."""
     logits = 1.5 * rng.normal(size=(rows, 5))
     P = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     y = (P @ np.linspace(0, 40, 5)).round().astype(int)
@@ -158,7 +158,7 @@ def test_calibration_undoes_what_was_too_sure() -> None:
     observed = np.linspace(0, 40, 5).astype(int)
     P, y = overconfident(300, RNG)
     T = calibrate_temperature(P, y, line, observed=observed)
-    assert T == pytest.approx(5.0, rel=0.2)  # steps of the fourth root of 2
+    assert 4.0 < T < 6.0  # steps of the fourth root of 2
     test, true = overconfident(300, RNG)
     before = expected_squared_distance(true, frechet_predict(test, line, observed=observed), line)
     after = expected_squared_distance(
@@ -179,7 +179,7 @@ def test_a_gain_within_its_error_changes_nothing() -> None:
 
 
 def test_estimators_calibrate_themselves() -> None:
-    sharp = LogisticRegression(C=1e4).fit(5.0 * X, Y)
+    sharp = LogisticRegression(C=1e4, max_iter=2000).fit(5.0 * X, Y)
     model = LokiClassifier(sharp, D).fit()
     seen = SEEN[RNG.integers(0, 5, 300)]
     before = model.expected_distance(5.0 * X_NEW, Y_NEW)

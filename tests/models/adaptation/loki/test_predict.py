@@ -207,7 +207,7 @@ def test_temperature_is_that_of_logits() -> None:
     logits = torch.randn(20, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for T in (0.1, 0.7, 1.0, 4.0):
         assert torch.allclose(temper(logits.softmax(1), T), (logits / T).softmax(1), atol=1e-14)
-    zeros = temper(torch.tensor([[0.0, 0.2, 0.8]], dtype=torch.float64, requires_grad=True), 2.0)
+    zeros = temper(torch.tensor([[0.0, 0.2, 0.8]], dtype=torch.float64), 2.0)
     assert float(zeros[0, 0]) == 0.0
     P = torch.tensor([[0.0, 0.2, 0.8]], dtype=torch.float64, requires_grad=True)
     temper(P, 2.0)[0, 1].backward()
