@@ -7,7 +7,7 @@ grows. Zero-shot re-ranking: all ten classes seen, with distances between the cl
 trained on few images, a quarter of which is held out and may change the temperature.
 
 The measure is the expected squared distance; accuracy is reported beside it. Ablations: labels' places in the metric
-shuffled, weights sharpened to argmax, weights flattened (T = 4), a next node drawn at random.
+shuffled, weights sharpened to argmax or flattened (T = 4), d in place of d^2, a next node drawn at random.
 
 ``--full --data FILE`` re-ranks the outputs of a network that ran elsewhere (ImageNet with its WordNet tree, CIFAR-100
 with CLIP), read from an ``.npz``: ``logits`` or ``probs``, ``y``, ``observed``, and ``parents`` with ``labels``, or
@@ -426,6 +426,7 @@ CLAIMS = [
     Claim("the same, MLP", lambda r: _worst_ratio(r, "Loki, T = 1", "MLP, "), at_most=0.75),
     Claim("ablation, shuffled metric", lambda r: _worst_ratio(r, "Loki, shuffled"), at_most=0.75, fails=True),
     Claim("ablation, weights of argmax", lambda r: _worst_ratio(r, "Loki, sharpened"), at_most=0.75, fails=True),
+    Claim("ablation, d in place of d^2", lambda r: _worst_ratio(r, "Loki, p = 1"), at_most=0.75, fails=True),
     Claim("grid, accuracy on unseen over chance, worst K", lambda r: _least_unseen(r, "Loki, T = 1"), at_least=3.0),
     Claim("ablation, argmax, unseen", lambda r: _least_unseen(r, "argmax"), at_least=3.0, fails=True),
     Claim("ablation, shuffled, unseen", lambda r: _least_unseen(r, "Loki, shuffled"), at_least=3.0, fails=True),

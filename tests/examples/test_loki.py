@@ -60,7 +60,7 @@ def test_a_short_run_reports_and_draws(tmp_path: Path) -> None:
 
 
 def same(value: float) -> dict[str, Any]:
-    arms = ("argmax", "Loki", "Loki, T = 1", "Loki, T = 4", "Loki, sharpened", "Loki, shuffled")
+    arms = ("argmax", "Loki", "Loki, T = 1", "Loki, T = 4", "Loki, p = 1", "Loki, sharpened", "Loki, shuffled")
     return {f"{arm}{tail}": value for arm in arms for tail in ("", ", accuracy", ", unseen")}
 
 
