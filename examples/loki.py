@@ -332,7 +332,7 @@ def few_images(trial: Trial, config: Config, size: int, draw: int) -> dict[str, 
     for _ in trial.steps(config.steps, every=config.steps, model=model, optimizer=optimizer):
         batch = fitted[torch.randint(len(fitted), (min(100, len(fitted)),), generator=trial.generator).numpy()]
         optimizer.zero_grad()
-        cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(model(images[batch]), labels[batch]).backward()
         optimizer.step()
     with torch.no_grad():
         D = embedding_metric(class_means(body(images[fitted]), y[fitted]))
@@ -471,7 +471,7 @@ def _plot_triangle(report: Report) -> "Figure":
         kinds, colours = np.unique(labels, return_inverse=True)
         # Neighbouring labels in colours far apart: steps of the golden section.
         axes = figure.add_subplot(1, 2, place + 1, title=f"{name}: {len(kinds)} of 100 labels", aspect="equal")
-        axes.scatter(x, y, c=(colours * 0.618) % 1.0, cmap="hsv", s=7, marker="h")
+        axes.scatter(x, y, c=(colours * 0.618) % 1.0, cmap="hsv", vmin=0.0, vmax=1.0, s=7, marker="h")
         axes.axis("off")
     return figure
 
@@ -486,7 +486,8 @@ def _plot_grid(report: Report) -> "Figure":
         label = "Loki, T held out" if arm == "Loki" else arm
         axes.bar(at, values.mean(1), 0.13, yerr=values.std(1), label=label, capsize=2)
     axes.set_xticks(np.arange(len(numbers)), [str(k) for k in numbers])
-    axes.legend(fontsize=7)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])
+    axes.legend(fontsize=7, ncols=3, loc="upper left")
     return figure
 
 
@@ -506,15 +507,15 @@ def _sizes(report: Report) -> list[int]:
 
 def _plot_sizes(report: Report, sizes: list[int]) -> "Figure":
     figure, axes = new_figure(x="training images", y="E[d²] over that of argmax")
-    for arm, label in (
-        ("Loki, T = 1", "T = 1"),
-        ("Loki", "T where held-out images clearly say so"),
-        ("Loki, T of least mean", "T of the least held-out mean"),
+    for arm, label, style in (
+        ("Loki, T = 1", "T = 1", "o-"),
+        ("Loki", "T where held-out images clearly say so", "x--"),
+        ("Loki, T of least mean", "T of the least held-out mean", "s:"),
     ):
         ratios = np.stack(
             [report["re-ranking", f"{arm}, {n} images"] / report["re-ranking", f"argmax, {n} images"] for n in sizes]
         )
-        axes.errorbar(sizes, ratios.mean(1), ratios.std(1), fmt="o-", label=label, capsize=2)
+        axes.errorbar(sizes, ratios.mean(1), ratios.std(1), fmt=style, label=label, capsize=2)
     axes.axhline(1.0, color="k", lw=0.8)
     axes.set_xscale("log")
     axes.legend()

@@ -117,7 +117,7 @@ def next_labels(rng: np.random.Generator, trials: int = 60, n: int = 20) -> list
             D = random_tree(n, rng, lengths)
             observed = rng.choice(n, 3, replace=False)
             sizes = [
-                int(locus(D, np.append(observed, next_class(D, observed, way, locus_method="tree")), "tree").sum())  # type: ignore[arg-type]
+                int(locus(D, np.append(observed, next_class(D, observed, way, locus_method="tree")), "tree").sum())
                 for way in ("gain", "farthest")
             ]
             worst = max(worst, sizes[0] - sizes[1])
@@ -211,8 +211,8 @@ def _fit(x: np.ndarray, y: np.ndarray, K: int) -> torch.Tensor:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = cross_entropy(inputs @ weights, labels) + 1e-8 * weights.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return weights.detach()

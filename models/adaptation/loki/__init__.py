@@ -7,6 +7,7 @@ distances take O(N) a query, loci by linear programs, exact for every metric, an
 
 from typing import TYPE_CHECKING, Any
 
+from holonomy.manifolds.kernels.simplex import project_simplex as project_simplex
 from holonomy.models.adaptation.loki.baselines import argmax_predict as argmax_predict
 from holonomy.models.adaptation.loki.baselines import barycentre_predict as barycentre_predict
 from holonomy.models.adaptation.loki.baselines import nearest_embedding_predict as nearest_embedding_predict

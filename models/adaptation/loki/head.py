@@ -34,10 +34,10 @@ class LokiHead(nn.Module):
         Power of the distance.
     temperature : float, default 1
         T: weights are softmax(logits/T), or P^(1/T) normalised.
-    inputs : {"logits", "probs"}, default "logits"
-        What `forward` is given. Of logits the softmax is taken first; they are no weights.
     chunk_size : int, optional
         Labels in a block of `predict`.
+    inputs : {"logits", "probs"}, default "logits"
+        What `forward` is given. Of logits the softmax is taken first; they are no weights.
     n_labels, n_observed : int, optional
         N and K where distances are a function.
 
@@ -55,8 +55,8 @@ class LokiHead(nn.Module):
         observed: Any = None,
         p: float = 2,
         temperature: float = 1.0,
-        inputs: Literal["logits", "probs"] = "logits",
         chunk_size: int | None = None,
+        inputs: Literal["logits", "probs"] = "logits",
         n_labels: int | None = None,
         n_observed: int | None = None,
     ) -> None:

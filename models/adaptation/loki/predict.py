@@ -87,7 +87,7 @@ class Source:
                     f"'distances' must give (K, {high - low}) for labels {low} to {high - 1}, K = {self.k}, "
                     f"got {tuple(block.shape)}"
                 )
-            check_distances("'distances'", block, square=False)
+            check_distances(f"labels {low} to {high - 1}", block, square=False)
         else:
             block = D[:, low:high] if self.observed is None else D[self.observed, low:high]
         tensor = block if isinstance(block, Tensor) else torch.from_numpy(np.ascontiguousarray(block))

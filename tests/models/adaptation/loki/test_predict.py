@@ -1,5 +1,7 @@
 """The rule: brute force, invariances, means and medians on a line, ties, blocks, fast rules, what is refused."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -180,6 +182,30 @@ def test_a_hundred_thousand_labels_are_never_held_with_each_other(metric: Any) -
     P = RNG.dirichlet(np.ones(50), 5)
     found = frechet_predict(P, metric, observed=observed)
     assert torch.equal(found, frechet_predict(P, metric.distances(observed)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["D", "Grid((316, 317))", "Tree([(v // 3, v) for v in range(1, 100_000)])"])
+def test_a_thousand_queries_over_a_hundred_thousand_labels_stay_in_blocks(metric: str) -> None:
+    """A thousand scores of each label would be 0.4 GB in float32 and 0.8 in float64."""
+    code = f"""
+import resource
+import torch
+from holonomy.models.adaptation.loki import Grid, Tree, frechet_predict
+
+torch.set_num_threads(1)
+D, P = torch.rand(100, 100_000), torch.rand(1000, 100).softmax(1)
+metric = {metric}
+observed = None if metric is D else range(0, 100_000, 1000)
+frechet_predict(P[:1], metric, observed=observed)  # what loads and compiles at first use
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert frechet_predict(P, metric, observed=observed).shape == (1000,)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    grown, before = (1024 * int(number) for number in found.split())
+    assert grown < 2e8
+    assert grown + before < 2e9
 
 
 def test_half_precision_is_summed_in_float32() -> None:
