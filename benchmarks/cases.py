@@ -28,6 +28,7 @@ from holonomy.manifolds.kernels.hadamard import hadamard_transform
 from holonomy.manifolds.kernels.recurrence import linear_recurrence, recurrence_loop
 from holonomy.manifolds.kernels.simplex import project_simplex
 from holonomy.manifolds.kernels.subspace_logits import subspace_logits
+from holonomy.models.adaptation.loki import Grid, Tree, frechet_predict
 from holonomy.models.architectures.poincare_resnet import PoincareConv2d
 from holonomy.models.clustering.doubly_stochastic import membership
 from holonomy.models.clustering.transductive_few_shot.bound import solve_bounds
@@ -140,6 +141,35 @@ def bound_updates(n: int, K: int, k: int, updates: int) -> Thunks:
     return {
         "holonomy": lambda: solve_bounds(a[None], W, 1.0, None, free, updates, -1.0),
         "plain scipy": plain,
+    }
+
+
+def frechet_labels(queries: int, K: int, labels: int) -> Thunks:
+    """Labels of least expected squared distance, against a loop as the formula reads and one of a product a query."""
+    P = torch.rand(queries, K, generator=_generator()).softmax(-1)
+    D = torch.rand(K, labels, generator=_generator())
+
+    def as_it_reads() -> list[Tensor]:
+        return [(row.unsqueeze(1) * D**2).sum(0).argmin() for row in P]
+
+    def product_a_query() -> list[Tensor]:
+        squares = D.square()
+        return [(row @ squares).argmin() for row in P]
+
+    return {
+        "holonomy": lambda: frechet_predict(P, D),
+        "loop, the formula": as_it_reads,
+        "loop, a product a query": product_a_query,
+    }
+
+
+def frechet_structured(metric: Grid | Tree, queries: int, K: int) -> Thunks:
+    """The same by a metric's own rule, against the product with the observed labels' distances, in blocks too."""
+    index = torch.randperm(metric.n, generator=_generator())[:K].numpy()
+    P = torch.rand(queries, K, generator=_generator(), dtype=torch.float64).softmax(-1)
+    return {
+        "holonomy": lambda: frechet_predict(P, metric, observed=index),
+        "distances and product": lambda: frechet_predict(P, metric.distances(index)),
     }
 
 
@@ -571,6 +601,25 @@ CASES = [
         10 * 10_000 * (3 * 100 + 2 * 10) * _FLOAT,
         flops=10 * 10_000 * 100 * (2 * 10 + 12),
         wanted={"plain scipy": 2.0},
+    ),
+    Case(
+        "Fréchet labels, 100 queries, 100 of 100,000 labels observed",
+        lambda: frechet_labels(100, 100, 100_000),
+        100 * 100_000 * _FLOAT,
+        flops=2 * 100 * 100 * 100_000,
+        wanted={"loop, the formula": 20.0},
+    ),
+    Case(
+        "Fréchet labels in a tree of 100,000 nodes, 20 queries, 2,000 observed",
+        lambda: frechet_structured(Tree([((v - 1) // 3, v) for v in range(1, 100_000)]), 20, 2000),
+        20 * 100_000 * 6 * 8,
+        wanted={"distances and product": 5.0},
+    ),
+    Case(
+        "Fréchet labels on a grid of 316 x 316, 20 queries, 2,000 observed",
+        lambda: frechet_structured(Grid((316, 316)), 20, 2000),
+        20 * 316**2 * 6 * 8,
+        wanted={"distances and product": 5.0},
     ),
     *(
         Case(

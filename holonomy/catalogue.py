@@ -162,7 +162,15 @@ PAPERS = (
         "ICLR 2024",
         "inverse",
     ),
-    Paper("loki", "Geometry-Aware Adaptation for Pretrained Models", "NeurIPS 2023", "adaptation"),
+    Paper(
+        "loki",
+        "Geometry-Aware Adaptation for Pretrained Models",
+        "NeurIPS 2023",
+        "adaptation",
+        minutes=1.5,
+        data="digits",
+        seconds=10,
+    ),
     Paper(
         "manifold_linearizing",
         "Unsupervised Manifold Linearizing and Clustering",
