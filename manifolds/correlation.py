@@ -8,7 +8,7 @@ from torch import Tensor
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.gyrovector import safe_sqrt
 from holonomy.manifolds.linalg import sym
-from holonomy.manifolds.positive import lift, lower_factor, positive_error, whitened
+from holonomy.manifolds.positive import factor_change, lift, lower_factor, positive_error, relative_factor
 from holonomy.manifolds.pullback import Pullback
 
 __all__ = ["Correlation"]
@@ -26,7 +26,7 @@ class Correlation(Manifold):
     Row i of c holds the coefficients by which the residual of variable i, scaled, is explained by those before it: the
     metric depends on the order of the variables, as do all flat ones by Cholesky factors. For n = 2 the coordinate is
     r/sqrt(1 - r^2) of the correlation r. Tangent vectors are symmetric with zero diagonal. Errors are of order
-    eps cond(x).
+    eps cond(x), and relative to the distance between close points.
 
     Random points have standard normal coordinates.
 
@@ -143,6 +143,13 @@ class _EuclideanCholesky(Pullback):
         lower = lower_factor(x)
         return (lower / _column(lower)).tril(-1)
 
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        lower, other = lower_factor(x), lower_factor(y)
+        near, n = relative_factor(lower, x, y)
+        change, rows = lower @ n, lower / _column(lower)
+        close = (change - rows * _column(change)) / _column(other)
+        return torch.where(near, close, other / _column(other) - rows).tril(-1)
+
     def point(self, z: Tensor) -> Tensor:
         rows = z.tril(-1) + torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         lower = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
@@ -150,7 +157,7 @@ class _EuclideanCholesky(Pullback):
 
     def pull(self, x: Tensor, u: Tensor) -> Tensor:
         lower = lower_factor(x)
-        change = _factor_change(lower, u)
+        change = factor_change(lower, _hollow(u))
         return ((change - lower * (_column(change) / _column(lower))) / _column(lower)).tril(-1)
 
     def push(self, x: Tensor, w: Tensor) -> Tensor:
@@ -166,7 +173,7 @@ class _EuclideanCholesky(Pullback):
 
     def components_change(self, x: Tensor, egrad: Tensor, ehess: Tensor, u: Tensor) -> Tensor:
         lower = lower_factor(x)
-        change = _factor_change(lower, u)
+        change = factor_change(lower, _hollow(u))
         slope = 2.0 * _hollow(egrad) @ lower
         bend = 2.0 * (_hollow(ehess) @ lower + _hollow(egrad) @ change)
         along, along_change = _along(slope, lower), _along(bend, lower) + _along(slope, change)
@@ -205,9 +212,3 @@ def _scaled(x: Tensor) -> Tensor:
     """Correlations of a covariance."""
     scale = _diagonal(x).rsqrt()
     return _unit_diagonal(scale.unsqueeze(-1) * x * scale.unsqueeze(-2))
-
-
-def _factor_change(lower: Tensor, u: Tensor) -> Tensor:
-    """Derivative of the Cholesky factor along u."""
-    w = whitened(lower, _hollow(u))
-    return lower @ (w.tril(-1) + 0.5 * torch.diag_embed(_diagonal(w)))

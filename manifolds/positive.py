@@ -30,12 +30,14 @@ __all__ = [
     "LOG",
     "SQRT",
     "congruent",
+    "factor_change",
     "gaussian_symmetric",
     "lift",
     "log_spectrum",
     "lower_factor",
     "lyapunov",
     "positive_error",
+    "relative_factor",
     "relative_log",
     "relative_root",
     "relative_spectrum",
@@ -147,6 +149,27 @@ def solved(lower: Tensor, u: Tensor) -> Tensor:
 def whitened(lower: Tensor, u: Tensor) -> Tensor:
     """l^-1 u l^-T for lower triangular l and symmetric u."""
     return sym(solved(lower, solved(lower, u).mT))
+
+
+def relative_factor(lower: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether y is close to x = l l^T, as (..., 1, 1), and n with l_y = l (I + n) where it is, else 0.
+
+    One step of Newton's iteration for n + n^T + n n^T = l^-1 (y - x) l^-T, from a factorisation: n keeps its digits
+    where it is small.
+    """
+    e = whitened(lower, y - x)
+    near = torch.linalg.matrix_norm(e.detach(), keepdim=True) < 0.5
+    e = torch.where(near, e, torch.zeros_like(e))
+    identity = torch.eye(e.shape[-1], dtype=e.dtype, device=e.device)
+    other = lower_factor(identity + e)
+    n = other - identity
+    return near, n + factor_change(other, e - n - n.mT - n @ n.mT)
+
+
+def factor_change(lower: Tensor, u: Tensor) -> Tensor:
+    """Derivative of the Cholesky factor along u: l h, h lower triangular with h + h^T = l^-1 u l^-T."""
+    w = whitened(lower, u)
+    return lower @ (w.tril(-1) + 0.5 * torch.diag_embed(w.diagonal(dim1=-2, dim2=-1)))
 
 
 def congruent(lower: Tensor, w: Tensor) -> Tensor:

@@ -39,6 +39,10 @@ class Pullback(ABC):
     def components_change(self, x: Tensor, egrad: Tensor, ehess: Tensor, u: Tensor) -> Tensor:
         """Derivative of `components` along u, where that of the Euclidean gradient is `ehess`."""
 
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """Coordinates of y less those of x; to override where close points have a formula that does not cancel."""
+        return self.chart(y) - self.chart(x)
+
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Inner product."""
         a = self.pull(x, u)
@@ -46,7 +50,7 @@ class Pullback(ABC):
 
     def dist2(self, x: Tensor, y: Tensor) -> Tensor:
         """Squared distance."""
-        return (self.chart(y) - self.chart(x)).square().sum((-2, -1))
+        return self.difference(x, y).square().sum((-2, -1))
 
     def egrad2rgrad(self, x: Tensor, egrad: Tensor) -> Tensor:
         """Riemannian gradient."""
@@ -66,7 +70,7 @@ class Pullback(ABC):
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithm."""
-        return self.push(x, self.chart(y) - self.chart(x))
+        return self.push(x, self.difference(x, y))
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport."""

@@ -36,9 +36,10 @@ class SPD(Manifold):
 
     Repeated eigenvalues, coincident points and zero vectors are regular: derivatives of matrix functions are the
     Daleckii-Krein formula and its analogues of higher order. Digits that are lost are those of eps cond(x), which the
-    rounding of the entries of x costs already; between close points, affine-invariant and Bures-Wasserstein distances
-    keep them relative to the distance. Where cond(x) is above 1/eps (1e7 in float32), x is not positive definite for
-    its dtype. Memory is of order n^2 a point, n^3 in second derivatives.
+    rounding of the entries of x costs already; between close points, distances keep them relative to the distance, but
+    for the log-Euclidean one, which is a difference of two logarithms. Where cond(x) is above 1/eps (1e7 in float32), x
+    is not positive definite for its dtype. Memory is of order n^2 a point, n^3 in second derivatives (n^4 in those of
+    log-Euclidean vectors).
 
     Random points are exp(z), z standard normal among the symmetric matrices; for "log-cholesky" those of standard
     normal coordinates c.

@@ -16,9 +16,11 @@ from holonomy.manifolds.positive import (
     EXP,
     LOG,
     congruent,
+    factor_change,
     gaussian_symmetric,
     lower_factor,
     lyapunov,
+    relative_factor,
     relative_log,
     relative_root,
     whitened,
@@ -182,11 +184,18 @@ class LogCholesky(Pullback):
         """The matrix with this factor."""
         return _gram(_triangle(z, _diagonal(z).exp()))
 
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """Coordinates of y less those of x."""
+        lower, other = lower_factor(x), lower_factor(y)
+        near, n = relative_factor(lower, x, y)
+        logs = torch.where(near.squeeze(-1), _diagonal(n).log1p(), _diagonal(other).log() - _diagonal(lower).log())
+        return _triangle(torch.where(near, lower @ n, other - lower), logs)
+
     def pull(self, x: Tensor, u: Tensor) -> Tensor:
         """Derivative of the factor, its diagonal relative to that of the factor."""
         lower = lower_factor(x)
-        half = _half(lower, u)
-        return _triangle(lower @ half, _diagonal(half))
+        change = factor_change(lower, u)
+        return _triangle(change, _diagonal(change) / _diagonal(lower))
 
     def push(self, x: Tensor, w: Tensor) -> Tensor:
         """The vector with these components."""
@@ -203,7 +212,7 @@ class LogCholesky(Pullback):
     def components_change(self, x: Tensor, egrad: Tensor, ehess: Tensor, u: Tensor) -> Tensor:
         """The same, differentiated along u."""
         lower = lower_factor(x)
-        change = lower @ _half(lower, u)
+        change = factor_change(lower, u)
         slope, bend = 2.0 * sym(egrad) @ lower, 2.0 * (sym(ehess) @ lower + sym(egrad) @ change)
         return _triangle(bend, _diagonal(bend) * _diagonal(lower) + _diagonal(slope) * _diagonal(change))
 
@@ -223,12 +232,6 @@ def _diagonal(a: Tensor) -> Tensor:
 def _triangle(a: Tensor, diagonal: Tensor) -> Tensor:
     """Lower triangle of a, with another diagonal."""
     return a.tril(-1) + torch.diag_embed(diagonal)
-
-
-def _half(lower: Tensor, u: Tensor) -> Tensor:
-    """The lower triangular h with u = l (h + h^T) l^T, so that l h is the derivative of the factor l."""
-    w = whitened(lower, u)
-    return _triangle(w, 0.5 * _diagonal(w))
 
 
 class BuresWasserstein:

@@ -48,6 +48,10 @@ def test_distances_of_ill_conditioned_matrices(condition: float) -> None:
         wanted = float(mpmath.mnorm(mp_chart(x) - mp_chart(y), "f"))
     # The last pivot of Cholesky's factorisation loses eps cond(x) of itself.
     assert float(CORRELATION.dist(x, y)) == pytest.approx(wanted, rel=4 * EPS * condition)
+    near = CORRELATION.expmap(x, 1e-7 * CORRELATION.random_tangent(x, generator=generator()))
+    with mpmath.workdps(60):
+        close = float(mpmath.mnorm(mp_chart(x) - mp_chart(near), "f"))
+    assert float(CORRELATION.dist(x, near)) == pytest.approx(close, rel=4 * EPS * condition)
     back = CORRELATION.expmap(x, CORRELATION.logmap(x, y))
     torch.testing.assert_close(back, y, rtol=0, atol=4 * EPS * condition)
 
