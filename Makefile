@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ROOMS := manifolds optim models theory examples
 
-.PHONY: help demo test test-slow claims verify bench bench-quick lint links format docs dist clean
+.PHONY: help demo test test-slow claims verify bench bench-quick accuracy lint links format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -37,6 +37,9 @@ bench: $(READY)  ## time against peers, and write benchmarks/results
 
 bench-quick: $(READY)  ## show that the benchmarks run
 	$(BIN)/python -m benchmarks --quick
+
+accuracy: $(READY)  ## compare errors with the peers', against fifty digits, and write docs/accuracy.md
+	$(BIN)/python -m benchmarks.accuracy
 
 lint: $(READY) links  ## style, types and the direction of imports
 	$(BIN)/ruff check

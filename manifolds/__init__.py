@@ -43,6 +43,7 @@ from holonomy.manifolds.spd import SPD as SPD
 from holonomy.manifolds.special_euclidean import SpecialEuclidean as SpecialEuclidean
 from holonomy.manifolds.special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from holonomy.manifolds.sphere import Sphere as Sphere
+from holonomy.manifolds.stereographic import Stereographic as Stereographic
 from holonomy.manifolds.stiefel import Stiefel as Stiefel
 from holonomy.manifolds.tangent import tangent_basis as tangent_basis
 from holonomy.manifolds.tangent_pca import TangentPCA as TangentPCA

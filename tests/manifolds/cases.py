@@ -36,6 +36,7 @@ from holonomy.manifolds import (
     SpecialEuclidean,
     SpecialOrthogonal,
     Sphere,
+    Stereographic,
     Stiefel,
 )
 
@@ -711,6 +712,31 @@ def _klein(d: int, c: float) -> Case:
     )
 
 
+def _stereographic(d: int, k: float) -> Case:
+    r = 1.0 / math.sqrt(abs(k)) if k else 1.0
+    tangent = {1: math.tan, 0: float, -1: math.tanh}[(k > 0) - (k < 0)]
+
+    def at(radius: float, axis: int = 0) -> list[float]:
+        return [radius * r * float(i == axis) for i in range(d)]
+
+    edge = 1.0 - 1e-6 if k < 0 else 1e3
+    return Case(
+        id=f"Stereographic(d={d}, k={k:g})",
+        kind=Stereographic,
+        arguments={"k": k},
+        shape=(d,),
+        dimension=d,
+        injectivity_radius=math.pi * r if k > 0 else math.inf,
+        curvature=(k, k),
+        reach=2.0 * r if k <= 0 else 1.2 * r,
+        # Half distances along an axis add up; the metric at the origin is 4 times the ambient one.
+        distances=((at(0.0), at(tangent(0.5)), r), (at(-tangent(0.7)), at(tangent(0.5)), 2.4 * r)),
+        invalid_shapes=((), (0,)),
+        invalid_points=(at(1.0), at(2.0)) if k < 0 else (),
+        hard_pairs=((at(0.0), at(0.0)), (at(edge), at(-edge)), (at(edge), at(edge)), (at(1e-3), at(-edge))),
+    )
+
+
 def _plane_rotation(n: int, angle: float, axis: int = 0) -> Tensor:
     """Rotation by the angle in the plane of this axis and the next."""
     r = torch.eye(n, dtype=torch.float64)
@@ -915,6 +941,9 @@ CASES: tuple[Case, ...] = (
     _klein(3, 1.0),
     _klein(2, 0.1),
     _klein(4, 7.0),
+    _stereographic(3, -0.7),
+    _stereographic(2, 0.0),
+    _stereographic(3, 1.3),
     _half_space(3, 1.0),
     _half_space(1, 0.1),
     _half_space(4, 7.0),
@@ -945,7 +974,7 @@ def first_of_its_kind(case: Case) -> bool:
     """Condition of slow tests of code paths, which sizes and curvatures do not change: one row for each of those."""
 
     def path(case: Case) -> tuple[object, ...]:
-        return case.kind, *(case.arguments.get(name) for name in ("metric", "retraction"))
+        return case.kind, *(case.arguments.get(name) for name in ("metric", "retraction", "k"))
 
     return next(other for other in CASES if path(other) == path(case)) is case
 

@@ -8,7 +8,7 @@ import torch
 from cases import CASES, Case
 from torch import Tensor
 
-from holonomy.manifolds import Euclidean, Grassmann, Manifold, ManifoldParameter, PoincareBall, Stiefel
+from holonomy.manifolds import SPD, Euclidean, Grassmann, Manifold, ManifoldParameter, PoincareBall, Stiefel
 from holonomy.optim import RiemannianAdam, RiemannianSGD
 
 # One row for each type and metric: the one with the largest points.
@@ -16,7 +16,9 @@ CURVED = sorted((c for c in CASES if not issubclass(c.kind, Euclidean)), key=lam
 ROWS = list({(c.kind, c.arguments.get("metric")): c for c in CURVED}.values())
 each_manifold = pytest.mark.parametrize("case", ROWS, ids=lambda case: case.id)
 with_an_origin = pytest.mark.parametrize(
-    "case", [c for c in ROWS if math.isinf(c.injectivity_radius)], ids=lambda case: case.id
+    "case",
+    [c for c in ROWS if c.injectivity_radius == math.inf and c.retraction_order is None],
+    ids=lambda case: case.id,
 )
 OPTIMIZERS = [(RiemannianSGD, {"momentum": 0.9}), (RiemannianAdam, {})]
 
@@ -46,16 +48,24 @@ def drift(manifold: Manifold, x: Tensor) -> float:
     return float(((manifold.projx(x) - x).abs() / x.abs().amax(-1, keepdim=True).clamp_min(1.0)).amax())
 
 
+def sgd(p: list[ManifoldParameter]) -> RiemannianSGD:
+    """With steps in proportion to gradients."""
+    return RiemannianSGD(p, lr=1e-2, momentum=0.9)
+
+
 @each_manifold
 @pytest.mark.parametrize(
     ("optimizer", "steps"),
     [
-        (lambda p: RiemannianSGD(p, lr=1e-2, momentum=0.9), 500),
+        (sgd, 500),
         (lambda p: RiemannianAdam(p, lr=1e-2), 500),
         pytest.param(lambda p: RiemannianAdam(p, lr=1e-2), 10_000, marks=pytest.mark.slow),
     ],
 )
 def test_random_steps_do_not_drift_off_the_manifold(case: Case, optimizer: Callable, steps: int) -> None:
+    if case.kind is SPD and optimizer is sgd:
+        # The gradient of a linear function is quadratic in the point: descent diverges in finite time, as x' = x g x.
+        pytest.skip("steepest descent of a linear function has no long run here")
     x = wander(case, optimizer, steps)
     assert torch.isfinite(x).all()
     assert case.manifold().check_point_on_manifold(x)
