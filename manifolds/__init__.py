@@ -38,4 +38,5 @@ from holonomy.manifolds.stiefel import Stiefel as Stiefel
 from holonomy.manifolds.tangent import tangent_basis as tangent_basis
 from holonomy.manifolds.tangent_pca import TangentPCA as TangentPCA
 from holonomy.manifolds.tangent_pca import tangent_pca as tangent_pca
+from holonomy.manifolds.von_mises_fisher import VonMisesFisher as VonMisesFisher
 from holonomy.manifolds.wrapped_normal import WrappedNormal as WrappedNormal
