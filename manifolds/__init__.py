@@ -14,6 +14,8 @@ from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
+from holonomy.manifolds.geodesic_regression import GeodesicRegression as GeodesicRegression
+from holonomy.manifolds.geodesic_regression import geodesic_regression as geodesic_regression
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
