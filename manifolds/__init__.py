@@ -31,6 +31,7 @@ from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.positive_orthant import PositiveOrthant as PositiveOrthant
 from holonomy.manifolds.power import Power as Power
 from holonomy.manifolds.product import Product as Product
+from holonomy.manifolds.riemannian_normal import RiemannianNormal as RiemannianNormal
 from holonomy.manifolds.scaled import Scaled as Scaled
 from holonomy.manifolds.simplex import Simplex as Simplex
 from holonomy.manifolds.special_euclidean import SpecialEuclidean as SpecialEuclidean

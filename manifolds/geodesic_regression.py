@@ -63,7 +63,7 @@ def geodesic_regression(
 ) -> GeodesicRegression:
     """Fit y_i = exp(p, sum_k t_ik v_k) by least squares of geodesic distances; in flat space, linear regression.
 
-    Found by safeguarded Newton's method over p and v, in covariates around their mean, from the Fréchet mean and the
+    Found by safeguarded Newton's method over p and v, in whitened coordinates, from the Fréchet mean and the
     linear regression of logarithms there; a local minimum, as the problem is not convex in general. Not
     differentiable in the points. On manifolds of positive curvature, points must be nearer to the geodesic than the
     cut locus.
@@ -111,40 +111,40 @@ def geodesic_regression(
         )
     x = (t.detach() if t.ndim == 2 else t.detach().unsqueeze(-1)).to(points.dtype)
     w = w.detach()
-    centre = w @ x
-    # Whitened covariates: the coordinates of Newton's method have one scale.
-    _, singular, axes = torch.linalg.svd(w.sqrt().unsqueeze(-1) * (x - centre), full_matrices=False)
-    if len(singular) < x.shape[1] or float(singular[-1]) <= 8.0 * torch.finfo(x.dtype).eps * float(x.abs().amax()):
+    # One covariate may be far from 0: its geodesic is fitted around the mean, and followed back. With several, only
+    # the point at 0 gives the model that is asked for.
+    centre = w @ x if x.shape[1] == 1 else torch.zeros_like(x[0])
+    spread = torch.linalg.svdvals(w.sqrt().unsqueeze(-1) * (x - w @ x))
+    if len(spread) < x.shape[1] or float(spread[-1]) <= 8.0 * torch.finfo(x.dtype).eps * float(x.abs().amax()):
         raise ValueError("geodesic_regression: 't' with the constant is linearly dependent: no geodesic is determined")
-    white = axes.mT / singular
-    found, report, r2 = _fit(manifold, (x - centre) @ white, points, w, tolerance, max_steps)
-    base, slopes = found
-    ones = (1,) * manifold.ndim
-    velocity = (white.reshape(*white.shape, *ones) * slopes).sum(1)
-    # From the mean of the covariates to 0, along the geodesic of the fit.
-    back = -(centre.reshape(-1, *ones) * velocity).sum(0)
-    moved = [manifold.expmap_transp(base, back, v) for v in velocity]
-    velocity = torch.stack([v for _, v in moved])
-    return GeodesicRegression(
-        manifold, moved[0][0].to(y.dtype), (velocity if t.ndim == 2 else velocity[0]).to(y.dtype), r2, report
-    )
+    (base, slopes), report, r2 = _fit(manifold, x - centre, points, w, tolerance, max_steps)
+    if x.shape[1] == 1:
+        base, moved = manifold.expmap_transp(base, -float(centre) * slopes[0], slopes[0])
+        slopes = moved.unsqueeze(0)
+    velocity = slopes if t.ndim == 2 else slopes[0]
+    return GeodesicRegression(manifold, base.to(y.dtype), velocity.to(y.dtype), r2, report)
 
 
 def _fit(
     manifold: Manifold, x: Tensor, y: Tensor, w: Tensor, tolerance: float | None, max_steps: int
 ) -> tuple[tuple[Tensor, Tensor], Convergence, float]:
-    """Intercept and slopes for whitened covariates of mean 0, with the report and the explained variance."""
+    """Point and velocities at covariates 0, with the report and the explained variance."""
     ones, k = (1,) * manifold.ndim, x.shape[1]
     mean = frechet_mean(manifold, y, w)
     d = manifold.dimension(*mean.shape)
     table = x.reshape(*x.shape, *ones)
-    slopes = (w.reshape(-1, 1, *ones) * table * manifold.logmap(mean, y).unsqueeze(1)).sum(0)
+    root = w.sqrt().unsqueeze(-1)
+    design = root * torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
+    # In coordinates whitened by this matrix the Hessian of flat space is the identity, whatever the covariates' units.
+    mix = torch.linalg.inv(torch.linalg.qr(design).R)
+    logs = manifold.logmap(mean.expand_as(y), y).reshape(len(y), -1)
+    start = torch.linalg.lstsq(design, root * logs).solution.reshape(k + 1, *mean.shape)
+    base, slopes = _carry(manifold, mean, start[0], start[1:])
 
     def shift(state: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         base, slopes, basis = state
-        parts = (z.reshape(k + 1, d, *ones) * basis).sum(1)
-        moved = [manifold.expmap_transp(base, parts[0], v) for v in slopes + parts[1:]]
-        return moved[0][0], torch.stack([v for _, v in moved])
+        parts = ((mix @ z.reshape(k + 1, d)).reshape(k + 1, d, *ones) * basis).sum(1)
+        return _carry(manifold, base, parts[0], slopes + parts[1:])
 
     def objective(state: Any, z: Tensor) -> Tensor:
         base, slopes = shift(state, z)
@@ -158,7 +158,7 @@ def _fit(
 
     state, report = minimise(
         f"geodesic_regression on {manifold.name}",
-        (mean, slopes, tangent_basis(manifold, mean)),
+        (base, slopes, tangent_basis(manifold, base)),
         d * (k + 1),
         objective,
         move,
@@ -169,3 +169,9 @@ def _fit(
     )
     total = 0.5 * float((w * manifold.dist2(mean, y)).sum())
     return state[:2], report, 1.0 - report.value / total if total > 0.0 else 1.0
+
+
+def _carry(manifold: Manifold, base: Tensor, u: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Move a point by exp, and tangent vectors with it."""
+    moved = [manifold.expmap_transp(base, u, v) for v in slopes]
+    return moved[0][0], torch.stack([v for _, v in moved])

@@ -210,7 +210,7 @@ def _lloyd(
 ) -> tuple[Tensor, Tensor, float, int]:
     """Alternate nearest centres and means; return centres, the labels they give, their inertia, and the passes."""
     labels = torch.full((len(x),), -1)
-    for count in range(1, max_iter + 1):
+    for count in range(1, max_iter + 1):  # noqa: B007
         square, renewed = manifold.cdist(x, centres).square().min(-1)
         stable = bool((renewed == labels).all())
         labels = renewed
