@@ -30,6 +30,8 @@ from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.positive_orthant import PositiveOrthant as PositiveOrthant
 from holonomy.manifolds.power import Power as Power
+from holonomy.manifolds.principal_geodesic_analysis import PrincipalGeodesics as PrincipalGeodesics
+from holonomy.manifolds.principal_geodesic_analysis import principal_geodesic_analysis as principal_geodesic_analysis
 from holonomy.manifolds.product import Product as Product
 from holonomy.manifolds.riemannian_normal import RiemannianNormal as RiemannianNormal
 from holonomy.manifolds.scaled import Scaled as Scaled

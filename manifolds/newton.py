@@ -89,7 +89,7 @@ def minimise(
             rows = [torch.autograd.grad(slope[i], zero, retain_graph=True)[0] for i in range(size)]
         value, slope = float(at.detach()), slope.detach()
         length = float(slope.norm())
-        if length <= tolerance * max(1.0, value**0.5):
+        if length <= tolerance * max(1.0, abs(value) ** 0.5):
             return state, Convergence(count, value, length)
         if count == max_steps:
             break

@@ -128,7 +128,7 @@ class RiemannianNormal(Distribution):
     def log_normalizer(self) -> Tensor:
         """Logarithm of the integral of exp(-dist^2 / (2 scale^2))."""
         d = self._dimension
-        if isinstance(self.manifold, Euclidean) or d == 1 and isinstance(self.manifold, Hyperbolic):
+        if isinstance(self.manifold, Euclidean) or (d == 1 and isinstance(self.manifold, Hyperbolic)):
             return d * (self.scale.log() + 0.5 * math.log(2.0 * math.pi))
         radius = self._radius(self.scale)
         sigma = (self.scale / radius).double()
