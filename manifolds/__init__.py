@@ -18,6 +18,9 @@ from holonomy.manifolds.geodesic_regression import GeodesicRegression as Geodesi
 from holonomy.manifolds.geodesic_regression import geodesic_regression as geodesic_regression
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
+from holonomy.manifolds.kernel_functions import geodesic_gaussian_kernel as geodesic_gaussian_kernel
+from holonomy.manifolds.kernel_functions import geodesic_laplacian_kernel as geodesic_laplacian_kernel
+from holonomy.manifolds.kernel_functions import heat_kernel as heat_kernel
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
 from holonomy.manifolds.nearest import nearest as nearest
 from holonomy.manifolds.oblique import Oblique as Oblique

@@ -31,8 +31,8 @@ class PrincipalGeodesics:
     components : Tensor
         Directions there, orthonormal in the metric, shape (k, *point), in the order found.
     scores : Tensor
-        Coordinates of the projections on the last subspace, shape (k, n): ``expmap(mean, (scores * components).sum(0))``
-        are the points of the subspace nearest to the data.
+        Coordinates of the projections on the last subspace, shape (k, n):
+        ``expmap(mean, (scores * components).sum(0))`` are the points of the subspace nearest to the data.
     variance : Tensor
         Mean squared distance of the projections on the first 1, ..., k directions from the mean, shape (k,).
     residual : Tensor
@@ -190,7 +190,7 @@ class _Problem:
         return t
 
     def implicit(self, frame: Tensor) -> Tensor:
-        """Projections as functions of the frame, right to second order: two steps of Newton's with a constant matrix."""
+        """Projections as functions of the frame, right to second order: two Newton steps with a constant matrix."""
         fixed = self.project(frame)
         _, h = self.slopes(frame.detach(), fixed.clone().requires_grad_(), True)
         t = fixed.requires_grad_()

@@ -29,8 +29,8 @@ class RiemannianNormal(Distribution):
     Of all laws with a given Fréchet mean and variance it has the largest entropy, and its maximum likelihood estimate
     of `loc` is the Fréchet mean. On Euclidean space, the sphere, and both models of hyperbolic space. The distance
     r to `loc` has density exp(-r^2/(2 scale^2)) s(r)^(d-1) with s the sine (hyperbolic sine) of constant curvature;
-    its integral is the normaliser (in hyperbolic space a finite sum of error functions, equation 2.16 of the source,
-    whose terms cancel for small scales) and is computed by Gauss-Legendre quadrature around its mode, whose terms are
+    its integral is the normaliser (in hyperbolic space a finite sum of error functions, whose terms
+    cancel for small scales) and is computed by Gauss-Legendre quadrature around its mode, whose terms are
     positive: to about 1e-13 for any scale and dimension. Differentiable in `loc`, `scale`, the value and a learnable
     curvature. Samples are exact to rounding, by rejection from the same law of r; they are not reparametrised.
 
@@ -62,7 +62,7 @@ class RiemannianNormal(Distribution):
     ----------
     Said, Bombrun, Berthoumieu, New Riemannian priors on the univariate normal model, Entropy 16, 2014; Pennec,
     Intrinsic statistics on Riemannian manifolds, JMIV 25, 2006; Mathieu et al., Continuous hierarchical
-    representations with Poincaré variational auto-encoders, NeurIPS 2019 (equation 8 and appendix B).
+    representations with Poincaré variational auto-encoders, NeurIPS 2019.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
