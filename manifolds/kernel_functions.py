@@ -89,8 +89,8 @@ def heat_kernel(manifold: Manifold, x: Tensor, y: Tensor, time: float) -> Tensor
     Parameters
     ----------
     manifold : Manifold
-        Euclidean; Sphere with points in 2 or 3 dimensions; PoincareBall or Lorentz of dimension 3, with a curvature that
-        is one number; SpecialOrthogonal with 3 x 3 matrices.
+        Euclidean; Sphere with points in 2 or 3 dimensions; PoincareBall or Lorentz of dimension 3, with a curvature
+        that is one number; SpecialOrthogonal with 3 x 3 matrices.
     x, y : Tensor
         Points, shapes (..., n, *point) and (..., m, *point).
     time : float
@@ -159,7 +159,7 @@ def _legendre(z: Tensor, time: float) -> Tensor:
 
 
 def _rotations(manifold: SpecialOrthogonal, x: Tensor, y: Tensor, time: float) -> Tensor:
-    """Sum of (2 l + 1) chi_l exp(-l (l + 1) t / s^2) over the volume 8 pi^2 s^3, s the length of a turn by one radian."""
+    """Sum of (2 l + 1) chi_l exp(-l (l + 1) t/s^2) over the volume 8 pi^2 s^3, s the length of a radian's turn."""
     turn = x.new_tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     eye = torch.eye(3, dtype=x.dtype, device=x.device)
     unit = float(manifold.dist(eye, torch.linalg.matrix_exp(turn)))

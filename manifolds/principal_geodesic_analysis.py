@@ -101,6 +101,31 @@ def principal_geodesic_analysis(
     Sommer, Lauze, Nielsen, Optimization over geodesics for exact principal geodesic analysis, Adv. Comput. Math. 40,
     2014.
     """
+    points, w, mean = _check(manifold, x, k, weights, criterion, mean)
+    w, mean = w.detach(), mean.detach().to(points.dtype)
+    problem = _Problem(manifold, points, w, mean, tangent_basis(manifold, mean))
+    tolerance = torch.finfo(points.dtype).eps ** 0.75 if tolerance is None else tolerance
+    frame = points.new_zeros(0, len(problem.basis))
+    reports, variance, residual = [], [], []
+    scores = points.new_zeros(len(points), 0)
+    for _ in range(k):
+        v, report = _direction(problem, frame, criterion, tolerance, max_steps)
+        frame = torch.cat([frame, v.unsqueeze(0)])
+        scores = problem.project(frame)
+        reports.append(report)
+        variance.append((w * scores.square().sum(-1)).sum())
+        residual.append((w * problem.square(frame, scores)).sum())
+    ones = (1,) * manifold.ndim
+    components = (frame.reshape(*frame.shape, *ones) * problem.basis).sum(1)
+    mean, components, scores = (t.to(x.dtype) for t in (mean, components, scores.mT))
+    explained, left = (torch.stack(t).to(x.dtype) for t in (variance, residual))
+    return PrincipalGeodesics(mean, components, scores, explained, left, tuple(reports))
+
+
+def _check(
+    manifold: Manifold, x: Tensor, k: int, weights: Tensor | None, criterion: Criterion, mean: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Refuse what does not fit; return points, normalised weights, and the mean."""
     points, w = prepare("principal_geodesic_analysis", manifold, x.detach(), weights, 0)
     if w.ndim != 1:
         raise DimensionError(f"principal_geodesic_analysis: 'x' has shape {tuple(x.shape)}, wanted one batch dimension")
@@ -117,23 +142,7 @@ def principal_geodesic_analysis(
         raise DimensionError(
             f"principal_geodesic_analysis: 'mean' has shape {tuple(mean.shape)}, wanted {tuple(points.shape[1:])}"
         )
-    w, mean = w.detach(), mean.detach().to(points.dtype)
-    problem = _Problem(manifold, points, w, mean, tangent_basis(manifold, mean))
-    tolerance = torch.finfo(points.dtype).eps ** 0.75 if tolerance is None else tolerance
-    frame = points.new_zeros(0, d)
-    reports, variance, residual = [], [], []
-    scores = points.new_zeros(len(points), 0)
-    for _ in range(k):
-        v, report = _direction(problem, frame, criterion, tolerance, max_steps)
-        frame = torch.cat([frame, v.unsqueeze(0)])
-        scores = problem.project(frame)
-        reports.append(report)
-        variance.append((w * scores.square().sum(-1)).sum())
-        residual.append((w * problem.square(frame, scores)).sum())
-    ones = (1,) * manifold.ndim
-    components = (frame.reshape(k, d, *ones) * problem.basis).sum(1)
-    tensors = (mean, components, scores.mT, torch.stack(variance), torch.stack(residual))
-    return PrincipalGeodesics(*(t.to(x.dtype) for t in tensors), tuple(reports))
+    return points, w, mean
 
 
 @dataclass(frozen=True)
