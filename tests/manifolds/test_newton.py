@@ -1,4 +1,4 @@
-"""Newton's method: one step for least squares, descent where the function is not convex, and what it says on failure."""
+"""Newton's method: one step for least squares, descent where functions are not convex, what it says on failure."""
 
 import pytest
 import torch
