@@ -17,11 +17,16 @@ from holonomy.manifolds.fixed_rank import FixedRank as FixedRank
 from holonomy.manifolds.flag import Flag as Flag
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
+from holonomy.manifolds.geodesic_regression import GeodesicRegression as GeodesicRegression
+from holonomy.manifolds.geodesic_regression import geodesic_regression as geodesic_regression
 from holonomy.manifolds.grassmann import Grassmann as Grassmann
 from holonomy.manifolds.half_space import HalfSpace as HalfSpace
 from holonomy.manifolds.interop import from_geoopt as from_geoopt
 from holonomy.manifolds.isometries import convert as convert
 from holonomy.manifolds.isometries import convert_tangent as convert_tangent
+from holonomy.manifolds.kernel_functions import geodesic_gaussian_kernel as geodesic_gaussian_kernel
+from holonomy.manifolds.kernel_functions import geodesic_laplacian_kernel as geodesic_laplacian_kernel
+from holonomy.manifolds.kernel_functions import heat_kernel as heat_kernel
 from holonomy.manifolds.klein_ball import KleinBall as KleinBall
 from holonomy.manifolds.lorentz import Lorentz as Lorentz
 from holonomy.manifolds.nearest import nearest as nearest
@@ -35,7 +40,10 @@ from holonomy.manifolds.parametrize import rebase as rebase
 from holonomy.manifolds.poincare_ball import PoincareBall as PoincareBall
 from holonomy.manifolds.positive_orthant import PositiveOrthant as PositiveOrthant
 from holonomy.manifolds.power import Power as Power
+from holonomy.manifolds.principal_geodesic_analysis import PrincipalGeodesics as PrincipalGeodesics
+from holonomy.manifolds.principal_geodesic_analysis import principal_geodesic_analysis as principal_geodesic_analysis
 from holonomy.manifolds.product import Product as Product
+from holonomy.manifolds.riemannian_normal import RiemannianNormal as RiemannianNormal
 from holonomy.manifolds.scaled import Scaled as Scaled
 from holonomy.manifolds.siegel import SiegelUpperHalf as SiegelUpperHalf
 from holonomy.manifolds.simplex import Simplex as Simplex
@@ -48,4 +56,5 @@ from holonomy.manifolds.stiefel import Stiefel as Stiefel
 from holonomy.manifolds.tangent import tangent_basis as tangent_basis
 from holonomy.manifolds.tangent_pca import TangentPCA as TangentPCA
 from holonomy.manifolds.tangent_pca import tangent_pca as tangent_pca
+from holonomy.manifolds.von_mises_fisher import VonMisesFisher as VonMisesFisher
 from holonomy.manifolds.wrapped_normal import WrappedNormal as WrappedNormal

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["arsinhc", "artanhc", "asinc", "cosm1c", "sinc", "sinhc", "sinm1c", "tanhc"]
+__all__ = ["arsinhc", "artanhc", "asinc", "cosm1c", "log_sinhc", "sinc", "sinhc", "sinm1c", "tanhc"]
 
 
 def _even(s: Tensor, coefficients: Sequence[float], cut: float, closed: Callable[[Tensor], Tensor]) -> Tensor:
@@ -89,3 +89,11 @@ def asinc(s: Tensor) -> Tensor:
 def arsinhc(s: Tensor) -> Tensor:
     """arsinh(r)/r as a function of s = r^2 >= 0."""
     return _even(s, _ARSINH, 0.02, lambda r: torch.asinh(r) / r)
+
+
+def log_sinhc(s: Tensor) -> Tensor:
+    """log(sinh(r)/r) as a function of s = r^2 >= 0, also where sinh itself would overflow."""
+    near = s < 1.0
+    r = torch.where(near, torch.ones_like(s), s).sqrt()
+    far = r + torch.log(-torch.expm1(-2.0 * r) / (2.0 * r))
+    return torch.where(near, sinhc(torch.where(near, s, torch.zeros_like(s))).log(), far)

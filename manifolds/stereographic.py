@@ -58,9 +58,10 @@ class Stereographic(Manifold):
 
     def __init__(self, k: float | Tensor = 0.0, *, learnable: bool = False, validate: bool = False) -> None:
         super().__init__(validate=validate)
-        self.fixed: float | Tensor | None = None
+        self.fixed: float | Tensor | None
         value = _checked(k)
         if learnable:
+            self.fixed = None
             given = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
             self.given: Tensor
             self.register_buffer("given", given)

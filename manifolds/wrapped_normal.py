@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.errors import MembershipError
 from holonomy.manifolds.euclidean import Euclidean
-from holonomy.manifolds.functions import sinc, sinhc
+from holonomy.manifolds.functions import log_sinhc, sinc
 from holonomy.manifolds.hyperbolic import Hyperbolic
 from holonomy.manifolds.sphere import Sphere
 
@@ -143,7 +143,7 @@ class WrappedNormal(Distribution):
         if isinstance(self.manifold, Sphere):
             volume = sinc(square).log()
         elif isinstance(self.manifold, Hyperbolic):
-            volume = _log_sinhc(self.manifold.c * square)
+            volume = log_sinhc(self.manifold.c * square)
         else:
             volume = torch.zeros_like(square)
         d = self._dimension
@@ -152,11 +152,3 @@ class WrappedNormal(Distribution):
 
     def _beside(self, t: Tensor) -> Tensor:
         return t.reshape((*t.shape, *(1,) * len(self.event_shape)))
-
-
-def _log_sinhc(s: Tensor) -> Tensor:
-    """log(sinh(r)/r) as a function of s = r^2, where sinh itself would overflow."""
-    near = s < 1.0
-    r = torch.where(near, torch.ones_like(s), s).sqrt()
-    far = r + torch.log(-torch.expm1(-2.0 * r) / (2.0 * r))
-    return torch.where(near, sinhc(torch.where(near, s, torch.zeros_like(s))).log(), far)
