@@ -112,9 +112,14 @@ def _principal(r: Tensor) -> Tensor:
     away = (vectors * torch.where(far, 0.0, 1.0).to(r.dtype).unsqueeze(-2)) @ vectors.mT
     turn = torch.eye(n, dtype=r.dtype, device=r.device) - away
     # Within the planes near pi, the skew part has the sign of the angle and pi less it as its arc sine. Where it is
-    # nothing but rounding, any skew matrix chooses a direction.
-    choice = torch.arange(n * n, dtype=r.dtype, device=r.device).reshape(n, n).sin()
-    sines = skew(turn @ (skew(r) + 0.01 * torch.finfo(r.dtype).eps * skew(choice)) @ turn)
+    # nothing but rounding, a rotation of each pair of eigenvectors is added, by what the next eigenvalues can tell from
+    # rounding: or they would not come in pairs, and planes be lost. Newton's steps take it out of the angles.
+    sines = skew(turn @ skew(r) @ turn)
+    first, second = vectors[..., 0 : n - n % 2 : 2], vectors[..., 1 : n - n % 2 : 2]
+    sign = torch.where((first * (sines @ second)).sum(-2) < 0.0, -1.0, 1.0)
+    least = 64.0 * torch.finfo(r.dtype).eps * sign * (pairs < _TURN)
+    choice = (first * least.to(r.dtype).unsqueeze(-2)) @ second.mT
+    sines = sines + (choice - choice.mT)
     values, planes = torch.linalg.eigh(torch.complex(2.0 * away, -sines))
     angles = torch.where(values > 1.0, 0.0, values.sign() * (math.pi - torch.asin(values.clamp(-1.0, 1.0).abs())))
     rest = (planes * angles.unsqueeze(-2)) @ planes.mH

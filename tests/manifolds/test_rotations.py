@@ -120,3 +120,18 @@ def test_nan_is_handed_on() -> None:
     w = rotation_log(r)
     assert torch.isnan(w[0]).all()
     assert (w[1] == 0.0).all()
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_logarithms_of_several_half_turns_are_logarithms(n: int, dtype: torch.dtype) -> None:
+    """Planes whose half turns are equal have no eigenvectors of their own: none may be lost."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(200, n, n, dtype=torch.float64, generator=generator))[0]
+    signs = torch.tensor([-1.0] * (n - n % 2) + [1.0] * (n % 2), dtype=torch.float64)
+    r = ((basis * signs) @ basis.mT).to(dtype)
+    log = rotation_log(r)
+    # Eigenvectors of nearly equal eigenvalues carry the perturbation that tells them apart, 64 eps.
+    assert float((rotation_exp(log) - r).abs().amax()) < 1e3 * torch.finfo(dtype).eps
+    length = torch.linalg.vector_norm(log, dim=(-2, -1))
+    assert torch.allclose(length, torch.full_like(length, math.pi * math.sqrt(n - n % 2)), rtol=1e-6)
