@@ -58,7 +58,7 @@ def test_every_tested_version_meets_what_is_asked_for() -> None:
             pinned[canonicalize_name(name)] = version
     project = SETTINGS["project"]
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["examples"], *extras["test"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["examples"], *extras["testing"], *extras["test"], *extras["dev"]]:
         wanted = Requirement(text)
         if wanted.name != "holonomy":
             assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), text

@@ -8,7 +8,19 @@ import pytest
 
 import holonomy
 
-HEAVY = {"cupy", "geomstats", "geoopt", "hypll", "matplotlib", "mlxtend", "numba", "pymanopt", "sklearn", "sympy"}
+HEAVY = {
+    "cupy",
+    "geomstats",
+    "geoopt",
+    "hypll",
+    "hypothesis",
+    "matplotlib",
+    "mlxtend",
+    "numba",
+    "pymanopt",
+    "sklearn",
+    "sympy",
+}
 
 
 def loaded_by(statement: str, *flags: str) -> set[str]:
