@@ -1,11 +1,12 @@
 # Every target first makes .venv with the tested versions (constraints.txt), if it is missing or out of date.
 PYTHON ?= python3
 SLUG ?= poincare_resnet
+SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 ROOMS := manifolds optim models theory examples
 
-.PHONY: help demo test test-slow claims verify bench bench-quick accuracy lint links format docs dist clean
+.PHONY: help demo test test-slow fuzz peers claims verify bench bench-quick accuracy lint links format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,6 +25,12 @@ test: $(READY)  ## the test-suite, on all cores
 
 test-slow: $(READY)  ## the tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
+
+fuzz: $(READY)  ## a million operations on hard inputs, all manifolds and dtypes (SEED=...)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/manifolds/fuzz.py --seed $(SEED)
+
+peers: $(READY)  ## the property tests and diagnostics that geomstats and pymanopt ship, on our manifolds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peers tests/peers
 
 claims: $(READY)  ## every ready paper, one after the other
 	for slug in $$($(BIN)/python -c 'from holonomy.catalogue import PAPERS; print(*(p.slug for p in PAPERS if p.ready))'); \
