@@ -21,7 +21,7 @@ demo: $(READY)  ## reproduce one paper (SLUG=...), with its claim table and figu
 	$(BIN)/holonomy run $(SLUG)
 
 test: $(READY)  ## the test-suite, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not peers"
 
 test-slow: $(READY)  ## the tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow

@@ -4,8 +4,6 @@ Distance and logarithm are built on the chord |x - y| and the cochord |x + y|, w
 close and for nearly antipodal points; even functions of a length are functions of its square, smooth at 0.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
