@@ -146,11 +146,10 @@ def test_pymanopt_derivatives(
 
 @each_space
 def test_pymanopt_retraction(manifold: Manifold, shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(manifold, Birkhoff):
+        pytest.skip("no exponential map to compare with")
     space = Pymanopt(manifold, shape)
-    try:
-        diagnostics.check_retraction(space)
-    except NotImplementedError as error:
-        pytest.skip(str(error))
+    diagnostics.check_retraction(space)
     said = capsys.readouterr().out
     slope = float(re.search(r"slope is: ([-+.e\dnaif]+)\.\n", said)[1])
     total = float(re.search(r"should be zero: ([-+.e\d]+?)\.\n", said)[1])
