@@ -4,6 +4,8 @@ Distance and logarithm are built on the chord |x - y| and the cochord |x + y|, w
 close and for nearly antipodal points; even functions of a length are functions of its square, smooth at 0.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,23 +30,6 @@ def any_direction(x: Tensor) -> Tensor:
     e = torch.zeros_like(x).scatter(-1, x.abs().argmin(-1, keepdim=True), 1.0)
     u = project_tangent(x, e)
     return u / torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-
-
-#: Squared cochord below which the direction is that of the cochord's tangent part: in y - <x, y> x the rounding of the
-#: points' lengths is not small beside it. Kernels leave these rows to the references.
-_NEARLY_OPPOSITE = 1e-4
-
-
-def direction(x: Tensor, y: Tensor) -> Tensor:
-    """Unit tangent vector at x towards y, nearly antipodal or so; one fixed for the antipode itself."""
-    cochord = x + y
-    t = cochord - (x * cochord).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True) * x
-    # Scaled first: the square of a cochord may vanish.
-    size = t.detach().abs().amax(-1, keepdim=True)
-    opposite = size == 0
-    t = torch.where(opposite, any_direction(x), t / torch.where(opposite, torch.ones_like(size), size))
-    t = project_tangent(x, t)  # again: of a cochord that is nearly along x, little was left
-    return t / torch.linalg.vector_norm(t, dim=-1, keepdim=True)
 
 
 @fused("sphere", 1, curved=False)
@@ -82,7 +67,7 @@ def logmap(x: Tensor, y: Tensor) -> Tensor:
     chord2, cochord2 = chords(x, y)
     # y - <x, y> x, with <x, y> = 1 - chord^2/2: no cancellation for close points.
     along = (y - x) + 0.5 * chord2 * x
-    opposite = cochord2 < _NEARLY_OPPOSITE
+    opposite = cochord2 == 0
     safe = torch.where(opposite, torch.ones_like(cochord2), cochord2)
     # angle / sin(angle), from the chord up to a right angle and by atan2 past it, where asin loses digits.
     near = chord2 < 2.0
@@ -90,23 +75,18 @@ def logmap(x: Tensor, y: Tensor) -> Tensor:
     far = torch.where(near, torch.full_like(chord2, 2.0), chord2).sqrt()
     cofar = torch.where(near, torch.full_like(chord2, 2.0), safe).sqrt()
     factor = torch.where(near, asinc(q) / (1.0 - q).sqrt(), 4.0 * torch.atan2(far, cofar) / (far * cofar))
-    # A right angle where this branch is not used.
-    across = torch.where(opposite, y, any_direction(x.detach()))
-    return torch.where(opposite, dist.reference(x, across) * direction(x, across), factor * along)
+    return torch.where(opposite, math.pi * any_direction(x), factor * along)
 
 
 @fused("sphere", 3, curved=False)
 def transport(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
     """Parallel transport of v from x to y; to the antipode of x, along one fixed great circle."""
     cochord2 = chords(x, y)[1]
-    opposite = cochord2 < _NEARLY_OPPOSITE
+    opposite = cochord2 == 0
     safe = torch.where(opposite, torch.ones_like(cochord2), cochord2)
     w = v - 2.0 * (y * v).sum(-1, keepdim=True) / safe * (x + y)
-    # Nearly opposite, only the component along the geodesic turns, by its angle: no quotient of small numbers.
-    across = torch.where(opposite, y, any_direction(x.detach()))
-    e, angle = direction(x, across), dist.reference(x, across)
-    turned = v + (e * v).sum(-1, keepdim=True) * ((torch.cos(angle) - 1.0) * e - torch.sin(angle) * x)
-    return torch.where(opposite, turned, w)
+    e = any_direction(x)
+    return torch.where(opposite, v - 2.0 * (e * v).sum(-1, keepdim=True) * e, w)
 
 
 @fused("sphere", 2, result="s", curved=False, least=1 << 14)

@@ -276,7 +276,7 @@ def _chord_products(v, k):  # type: ignore[no-untyped-def]
 def _log_factor(s, i, like):  # type: ignore[no-untyped-def]
     """C, D, whether the angle is below a right one, q = C/4, asinc(q), 1/sqrt(1 - q), and F = angle / sin(angle)."""
     chord, cochord = get(s, SUM, i, like), get(s, SUM + 1, i, like)
-    _mark_unless(s, i, cochord > 1e-4, cochord)
+    _mark_unless(s, i, cochord > 0.0, cochord)
     near = chord < 2.0
     q = select(near, 0.25 * chord, 0.25)
     # Up to a right angle the chord alone decides, as in the reference.
@@ -459,7 +459,7 @@ def _transport_products(v, k):  # type: ignore[no-untyped-def]
 @inline
 def _transport_stage(s, i, c, like):  # type: ignore[no-untyped-def]
     cochord = get(s, SUM, i, like)
-    _mark_unless(s, i, cochord > 1e-4, cochord)
+    _mark_unless(s, i, cochord > 0.0, cochord)
     put(s, COEF, i, -2.0 * get(s, SUM + 1, i, like) / cochord)
 
 
@@ -485,7 +485,7 @@ def _transport_back_products(v, k):  # type: ignore[no-untyped-def]
 @inline
 def _transport_back_stage(s, i, c, like):  # type: ignore[no-untyped-def]
     cochord = get(s, SUM, i, like)
-    _mark_unless(s, i, cochord > 1e-4, cochord)
+    _mark_unless(s, i, cochord > 0.0, cochord)
     m = -2.0 * get(s, SUM + 1, i, like) / cochord
     d_m = get(s, SUM + 2, i, like)
     put(s, COEF, i, m)
