@@ -945,7 +945,7 @@ CASES: tuple[Case, ...] = (
     _stereographic(2, 0.0),
     _stereographic(3, 1.3),
     _half_space(3, 1.0),
-    _half_space(1, 0.1),
+    _half_space(2, 0.1),
     _half_space(4, 7.0),
     _positive((3,)),
     _positive((2, 2)),

@@ -159,7 +159,7 @@ def check_membership(trial: Trial, operation: Operation, result: Tensor, kind: s
     # Eight roundings of coordinates, as in the contract's tests, in products with the point; a step along a tangent
     # vector multiplies those of the point by its length. Sinkhorn's own tolerances are beside it.
     x = trial.inputs["x"].double()
-    size = max(1.0, *(float(t.abs().amax()) for t in (x, wide if kind == "point" else x)))
+    size = max(1.0, *(float(t.detach().abs().amax()) for t in (x, wide if kind == "point" else x)))
     length = max(1.0, float(trial.inputs["u"].double().abs().amax())) if "u" in operation.takes else 1.0
     allowed = 64.0 * torch.finfo(trial.dtype).eps * size**2 * length
     if "Birkhoff" in repr(manifold):
