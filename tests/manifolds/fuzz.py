@@ -160,7 +160,7 @@ def check_membership(trial: Trial, operation: Operation, result: Tensor, kind: s
     # vector multiplies those of the point by its length. Sinkhorn's own tolerances are beside it.
     x = trial.inputs["x"].double()
     size = max(1.0, *(float(t.detach().abs().amax()) for t in (x, wide if kind == "point" else x)))
-    length = max(1.0, float(trial.inputs["u"].double().abs().amax())) if "u" in operation.takes else 1.0
+    length = max(1.0, float(trial.inputs["u"].detach().double().abs().amax())) if "u" in operation.takes else 1.0
     allowed = 64.0 * torch.finfo(trial.dtype).eps * size**2 * length
     if "Birkhoff" in repr(manifold):
         allowed += 1e-8 if trial.dtype == torch.float64 else 1e-4

@@ -26,7 +26,9 @@ def test_a_trial_is_its_seed() -> None:
 
 
 def _sphere_seed() -> int:
-    return next(seed for seed in range(1000) if type(Trial.draw(seed, 2).space.manifold) is Sphere)
+    """Of a trial in float64: half precision forgives more."""
+    trials = (Trial.draw(seed, 2) for seed in range(1000))
+    return next(t.seed for t in trials if type(t.space.manifold) is Sphere and t.dtype == torch.float64)
 
 
 @pytest.mark.parametrize(
