@@ -7,7 +7,7 @@ from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.linalg import polar, thin_svd
-from holonomy.manifolds.spd_metrics import curvature_of_plane
+from holonomy.manifolds.tangent import over_area
 
 __all__ = ["FixedRank"]
 
@@ -158,7 +158,7 @@ class FixedRank(Manifold):
         # II(u, u) = 2 a_u b_u, II(u, v) = a_u b_v + a_v b_u.
         mixed = product(0, 1, 0, 1) + product(1, 0, 1, 0) + 2.0 * product(0, 1, 1, 0)
         squares = [self._inner(x, s, t) for s, t in ((u, u), (u, v), (v, v))]
-        return curvature_of_plane(4.0 * product(0, 0, 1, 1) - mixed, *squares)
+        return over_area(4.0 * product(0, 0, 1, 1) - mixed, *squares)
 
     # -- movement --------------------------------------------------------------------------------------------------
 

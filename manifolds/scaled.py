@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from holonomy.manifolds.base import Manifold
+from holonomy.manifolds.composite import Composite
 from holonomy.manifolds.curvature import Curvature
 
 __all__ = ["Scaled"]
 
 
-class Scaled(Manifold):
+class Scaled(Composite):
     """The points of M with distances multiplied by `scale`: the metric is scale^2 <u, v>.
 
     Geodesics, logarithms, transports and projections are those of M: a tangent vector is the same velocity, of another
@@ -89,13 +90,15 @@ class Scaled(Manifold):
     def _narrow(self, result: Tensor, dtype: torch.dtype) -> Tensor:
         return self.manifold._narrow(result, dtype)
 
-    # -- projections and metric ------------------------------------------------------------------------------------
+    # -- metric ----------------------------------------------------------------------------------------------------
 
-    def _projx(self, x: Tensor) -> Tensor:
-        return self.manifold._projx(x)
+    def _vector(self, operation: str, *tensors: Tensor) -> Tensor:
+        result: Tensor = getattr(self.manifold, operation)(*tensors)
+        return result
 
-    def _proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return self.manifold._proju(x, u)
+    def _pair(self, operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] = getattr(self.manifold, operation)(*tensors)
+        return result
 
     def _egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return self.manifold._egrad2rgrad(x, u) / self._scale(x, self.ndim) ** 2
@@ -123,26 +126,6 @@ class Scaled(Manifold):
 
     def _sectional_curvature(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return self.manifold._sectional_curvature(x, u, v) / self._scale(x) ** 2
-
-    # -- movement --------------------------------------------------------------------------------------------------
-
-    def _expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        return self.manifold._expmap(x, u)
-
-    def _logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.manifold._logmap(x, y)
-
-    def _retr(self, x: Tensor, u: Tensor) -> Tensor:
-        return self.manifold._retr(x, u)
-
-    def _transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return self.manifold._transp(x, y, v)
-
-    def _expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        return self.manifold._expmap_transp(x, u, v)
-
-    def _retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        return self.manifold._retr_transp(x, u, v)
 
     # -- points ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from holonomy.manifolds.positive import (
     spectral_root,
     whitened,
 )
-from holonomy.manifolds.spd_metrics import curvature_of_plane, orthogonal_part
+from holonomy.manifolds.spd_metrics import orthogonal_part
+from holonomy.manifolds.tangent import over_area
 
 __all__ = ["SiegelUpperHalf"]
 
@@ -139,7 +140,7 @@ class SiegelUpperHalf(Manifold):
         ab = a @ b
         numerator = -0.125 * (ab - ab.mT).square().sum((-2, -1))
         squares = [(p * q).sum((-3, -2, -1)) for p, q in ((s, s), (s, t), (t, t))]
-        return curvature_of_plane(numerator, *squares)
+        return over_area(numerator, *squares)
 
     # -- movement --------------------------------------------------------------------------------------------------
 

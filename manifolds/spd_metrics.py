@@ -26,26 +26,19 @@ from holonomy.manifolds.positive import (
     whitened,
 )
 from holonomy.manifolds.pullback import Pullback
+from holonomy.manifolds.tangent import over_area
 
 __all__ = [
     "AffineInvariant",
     "BuresWasserstein",
     "LogCholesky",
     "LogEuclidean",
-    "curvature_of_plane",
     "orthogonal_part",
 ]
 
 Size = tuple[int, ...] | torch.Size
 Device = torch.device | str | None
 Generator = torch.Generator | None
-
-
-def curvature_of_plane(numerator: Tensor, uu: Tensor, uv: Tensor, vv: Tensor) -> Tensor:
-    """Divide by the squared area of the plane that u and v span; 0 where they span none."""
-    area = uu * vv - uv.square()
-    flat = area <= torch.finfo(area.dtype).eps * uu * vv
-    return torch.where(flat, torch.zeros_like(area), numerator / torch.where(flat, torch.ones_like(area), area))
 
 
 def orthogonal_part(a: Tensor, b: Tensor, ndim: int) -> Tensor:
@@ -93,7 +86,7 @@ class AffineInvariant:
         ab = a @ b
         numerator = -0.25 * (ab - ab.mT).square().sum((-2, -1))
         squares = [(s * t).sum((-2, -1)) for s, t in ((a, a), (a, b), (b, b))]
-        return curvature_of_plane(numerator, *squares)
+        return over_area(numerator, *squares)
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential map."""
@@ -266,7 +259,7 @@ class BuresWasserstein:
         vertical = lyapunov(*s, a @ b - b @ a)
         numerator = 3.0 * ((x @ vertical @ x) * (x @ vertical)).sum((-2, -1))
         squares = [0.5 * (p * q).sum((-2, -1)) for p, q in ((u, a), (u, b), (v, b))]
-        return curvature_of_plane(numerator, *squares)
+        return over_area(numerator, *squares)
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential map."""
