@@ -95,7 +95,9 @@ class Config:
     codes: int = 150
     """Codes whose path lengths are measured."""
     codes_each: int = 6
-    """Codes for the path length of each single direction; four times as many for its attributes."""
+    """Codes for the path length of each single direction."""
+    codes_edited: int = 150
+    """Codes whose images' attributes are followed along each direction, at most `codes`."""
     eps: float = 1e-4
     """Step of path lengths, in float64."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -109,6 +111,8 @@ class Config:
                 "base_steps and width must be at least 0, steps, mapping, codes_each and draws at least 1, got "
                 f"{self.base_steps}, {self.width}, {self.steps}, {self.mapping}, {self.codes_each} and {self.draws}"
             )
+        if not 1 <= self.codes_edited <= self.codes:
+            raise ValueError(f"codes_edited must be from 1 to codes, {self.codes}, got {self.codes_edited}")
         if min(self.batch_size, self.samples, self.codes) < 2 or not (self.lr > 0 and self.eps > 0):
             raise ValueError(
                 "batch_size, samples and codes must be at least 2, lr and eps positive, got "
@@ -363,7 +367,7 @@ def measure_edits(config: Config, task: Task, generator: StyleGenerator, seed: i
     """Purity of edits along k directions of each layer, singular values, and images of some edits."""
     ws = draw_codes(config, generator, torch.Generator().manual_seed(30_011 + seed))
     found = directions(generator, k)
-    matrix = direction_attribute_matrix(generator, ws[: 4 * config.codes_each], found, task.attributes)
+    matrix = direction_attribute_matrix(generator, ws[: config.codes_edited], found, task.attributes)
     maps = [affine_map(style)[0] for style in generator.styles()]
     values = torch.stack([torch.linalg.svdvals(a)[: 2 * max(config.ranks)] for a in padded(maps)])
     return {

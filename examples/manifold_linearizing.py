@@ -64,7 +64,7 @@ class Config:
     """Samples a batch of the first stage."""
     init_lr: float = 1e-3
     """Learning rate of the first stage."""
-    epochs: int = 14
+    epochs: int = 20
     """Passes of the second stage."""
     batch_size: int = 600
     """Samples a batch of the second stage."""

@@ -16,7 +16,7 @@ from holonomy.examples.harness.log import Log
 from holonomy.examples.harness.report import Record
 from holonomy.models.representation.householder_projector import Projector, affine_map
 
-SHORT = example.Config(base_steps=3, steps=2, samples=40, codes=8, codes_each=2, draws=1, seeds=(0,))
+SHORT = example.Config(base_steps=3, steps=2, samples=40, codes=8, codes_each=2, codes_edited=8, draws=1, seeds=(0,))
 RNG = torch.Generator()
 TINY = example.Config(
     dataset="folder",
@@ -31,6 +31,7 @@ TINY = example.Config(
     samples=6,
     codes=4,
     codes_each=2,
+    codes_edited=4,
     draws=1,
     seeds=(0,),
 )
@@ -219,5 +220,7 @@ def test_bad_settings_are_refused() -> None:
         example.Config(ranks=(4, 4))
     with pytest.raises(ValueError, match="draws at least 1"):
         example.Config(draws=0)
+    with pytest.raises(ValueError, match="codes_edited must be from 1 to codes, 150, got 151"):
+        example.Config(codes_edited=151)
     with pytest.raises(ValueError, match="lr and eps positive"):
         example.Config(eps=0.0)
