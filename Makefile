@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ROOMS := manifolds optim models theory examples
 
-.PHONY: help demo test test-slow fuzz peers claims verify bench bench-quick accuracy lint links format docs dist clean
+.PHONY: help demo test test-slow fuzz peers claims verify bench bench-quick accuracy pictures lint links format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -47,6 +47,9 @@ bench-quick: $(READY)  ## show that the benchmarks run
 
 accuracy: $(READY)  ## compare errors with the peers', against fifty digits, and write docs/accuracy.md
 	$(BIN)/python -m benchmarks.accuracy
+
+pictures: $(READY)  ## draw the manifolds of docs/manifolds.md
+	$(BIN)/python -m benchmarks.pictures
 
 lint: $(READY) links  ## style, types and the direction of imports
 	$(BIN)/ruff check

@@ -15,6 +15,7 @@ from holonomy.manifolds.errors import MembershipError as MembershipError
 from holonomy.manifolds.euclidean import Euclidean as Euclidean
 from holonomy.manifolds.fixed_rank import FixedRank as FixedRank
 from holonomy.manifolds.flag import Flag as Flag
+from holonomy.manifolds.frechet import FrechetReport as FrechetReport
 from holonomy.manifolds.frechet import frechet_mean as frechet_mean
 from holonomy.manifolds.frechet import frechet_median as frechet_median
 from holonomy.manifolds.geodesic_regression import GeodesicRegression as GeodesicRegression

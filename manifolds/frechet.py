@@ -8,6 +8,7 @@ iterations.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from holonomy.manifolds.base import Manifold
 from holonomy.manifolds.errors import ConvergenceError, DimensionError
 from holonomy.manifolds.tangent import tangent_basis
 
-__all__ = ["frechet_mean", "frechet_median", "prepare"]
+__all__ = ["FrechetReport", "frechet_mean", "frechet_median", "prepare"]
 
 #: Minus the gradient of an objective at a point m, given points and weights.
 Field = Callable[[Manifold, Tensor, Tensor, Tensor], Tensor]
@@ -25,6 +26,59 @@ Field = Callable[[Manifold, Tensor, Tensor, Tensor], Tensor]
 _SUFFICIENT = 1e-4
 #: How many values of the objective a step is compared with.
 _MEMORY = 5
+
+
+@dataclass(frozen=True)
+class FrechetReport:
+    """How the search for a Fréchet mean or median went; each tensor has one entry for each point that was wanted.
+
+    Attributes
+    ----------
+    converged : Tensor
+        Whether the gradient became as small as the tolerance; bool.
+    iterations : Tensor
+        Steps tried until then, those that were halved included; int64.
+    gradient_norm : Tensor
+        Length of the gradient at the result. For a median that is one of the points, of the pull of the others.
+    step_size : Tensor
+        Last step that was accepted, as a factor of minus the gradient; 0 where none was.
+    value : Tensor
+        The objective: half the weighted mean of squared distances, or the weighted mean of distances.
+    """
+
+    converged: Tensor
+    iterations: Tensor
+    gradient_norm: Tensor
+    step_size: Tensor
+    value: Tensor
+
+
+@overload
+def frechet_mean(
+    manifold: Manifold,
+    x: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dim: int = 0,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    full_output: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def frechet_mean(
+    manifold: Manifold,
+    x: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dim: int = 0,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    full_output: Literal[True],
+) -> tuple[Tensor, FrechetReport]: ...
 
 
 def frechet_mean(
@@ -36,7 +90,8 @@ def frechet_mean(
     start: Tensor | None = None,
     tolerance: float | None = None,
     max_steps: int = 1000,
-) -> Tensor:
+    full_output: bool = False,
+) -> Tensor | tuple[Tensor, FrechetReport]:
     """Fréchet mean, the point that minimises the weighted sum of squared distances to `x`. Differentiable.
 
     On a manifold of positive curvature points must lie within a ball that is small enough for the mean to be unique
@@ -60,12 +115,17 @@ def frechet_mean(
         Default: the 3/4-th power of the dtype's eps.
     max_steps : int
         Most evaluations of the gradient.
+    full_output : bool
+        Also return a `FrechetReport`; what has not converged is then reported, and does not raise. Derivatives are
+        those of the solution, so they are only as good as the convergence.
 
     Returns
     -------
     Tensor
         Shape of `x` without the dimension `dim`. Where points have several representatives (bases of a subspace), the
         one returned is arbitrary, and gradients are those of the point.
+    FrechetReport
+        With `full_output`.
 
     Raises
     ------
@@ -74,7 +134,7 @@ def frechet_mean(
     ValueError
         Where a weight is negative, or the weights of a mean sum to 0.
     ConvergenceError
-        Where the gradient has not become as small as `tolerance`; the message says how small.
+        Where the gradient has not become as small as `tolerance`, without `full_output`; the message says how small.
 
     References
     ----------
@@ -84,8 +144,39 @@ def frechet_mean(
     points, w = prepare("frechet_mean", manifold, x, weights, dim)
     m = _start("frechet_mean", manifold, points, w, start)
     with torch.no_grad():
-        m = _descend("frechet_mean", _MEAN, manifold, points.detach(), w.detach(), m, tolerance, max_steps)
-    return _narrow(manifold, _attach(_mean_field, manifold, points, w, m), x.dtype)
+        m, report = _descend(_MEAN, manifold, points.detach(), w.detach(), m, tolerance, max_steps)
+    if not full_output:
+        _assert_converged("frechet_mean", manifold, report, tolerance, max_steps, points.dtype)
+    mean = _narrow(manifold, _attach(_mean_field, manifold, points, w, m), x.dtype)
+    return (mean, report) if full_output else mean
+
+
+@overload
+def frechet_median(
+    manifold: Manifold,
+    x: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dim: int = 0,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    full_output: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def frechet_median(
+    manifold: Manifold,
+    x: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dim: int = 0,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    full_output: Literal[True],
+) -> tuple[Tensor, FrechetReport]: ...
 
 
 def frechet_median(
@@ -97,7 +188,8 @@ def frechet_median(
     start: Tensor | None = None,
     tolerance: float | None = None,
     max_steps: int = 1000,
-) -> Tensor:
+    full_output: bool = False,
+) -> Tensor | tuple[Tensor, FrechetReport]:
     """Geometric median, the point that minimises the weighted sum of distances to `x`. Differentiable.
 
     Half of the points may be anywhere without moving it far. Where one of the points is the median itself, the
@@ -118,12 +210,13 @@ def frechet_median(
         hit, nearest = _data_median(manifold, flat, v)
         found = torch.gather(flat, 0, _index(manifold, nearest, flat)).squeeze(0)
         mask = _expand(manifold, hit)
-        m = _descend(
-            "frechet_median", _MEDIAN, manifold, flat, v, torch.where(mask, found, m), tolerance, max_steps, hit
-        )
+        m, report = _descend(_MEDIAN, manifold, flat, v, torch.where(mask, found, m), tolerance, max_steps, hit)
+    if not full_output:
+        _assert_converged("frechet_median", manifold, report, tolerance, max_steps, points.dtype)
     smooth = _attach(_median_field, manifold, points, w, m, hit)
     own = torch.gather(points, 0, _index(manifold, nearest, points)).squeeze(0)
-    return _narrow(manifold, torch.where(mask, own, smooth), x.dtype)
+    median = _narrow(manifold, torch.where(mask, own, smooth), x.dtype)
+    return (median, report) if full_output else median
 
 
 def prepare(operation: str, manifold: Manifold, x: Tensor, weights: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
@@ -261,8 +354,29 @@ def _data_median(manifold: Manifold, x: Tensor, w: Tensor) -> tuple[Tensor, Tens
 # -- how it is minimised -------------------------------------------------------------------------------------------
 
 
-def _descend(
+def _tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps ** 0.75 if tolerance is None else tolerance
+
+
+def _assert_converged(
     operation: str,
+    manifold: Manifold,
+    report: FrechetReport,
+    tolerance: float | None,
+    max_steps: int,
+    dtype: torch.dtype,
+) -> None:
+    if bool(report.converged.all()):
+        return
+    worst = float(report.gradient_norm[~report.converged].amax())
+    raise ConvergenceError(
+        f"{operation} on {manifold.name}: after {max_steps} steps the gradient has length {worst:.3g}, wanted "
+        f"{_tolerance(tolerance, dtype):.3g} times the distance of the points; give 'start', a larger 'max_steps' or "
+        f"'tolerance', or see how far it came with 'full_output'"
+    )
+
+
+def _descend(
     objective: _Objective,
     manifold: Manifold,
     x: Tensor,
@@ -271,7 +385,7 @@ def _descend(
     tolerance: float | None,
     max_steps: int,
     done: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, FrechetReport]:
     """Gradient descent, each batch entry with its own step size, by Barzilai and Borwein.
 
     A step is halved until the objective is less than the largest of the last values by a part of what the gradient
@@ -279,19 +393,19 @@ def _descend(
     geometric mean computation, IMA J. Numer. Anal. 38, 2018).
     """
     eps = torch.finfo(x.dtype).eps
-    tolerance = eps**0.75 if tolerance is None else tolerance
+    tolerance = _tolerance(tolerance, x.dtype)
     done = torch.zeros_like(w[0], dtype=torch.bool) if done is None else done
     value = objective.value(manifold, m, x, w)
     recent = value.expand(_MEMORY, *value.shape)
     field = objective.field(manifold, m, x, w)
     step = natural = objective.step(manifold, m, x, w)
+    last, steps = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.int64)
     for count in range(max_steps + 1):
         length = manifold.norm(m, field)
         active = ~done & ~(length <= tolerance * objective.scale(value))
-        if not bool(active.any()):
-            return m
-        if count == max_steps:
+        if count == max_steps or not bool(active.any()):
             break
+        steps = steps + active
         step = torch.where(active, step, torch.zeros_like(step))
         trial, moved = manifold.expmap_transp(m, _expand(manifold, step) * field, field)
         tried = objective.value(manifold, trial, x, w)
@@ -299,7 +413,7 @@ def _descend(
         bound = recent.amax(0) - _SUFFICIENT * step * length.square() + 64.0 * eps * value.abs()
         accept = active & (tried <= bound)
         taken = _expand(manifold, accept)
-        m = torch.where(taken, trial, m)
+        m, last = torch.where(taken, trial, m), torch.where(accept, step, last)
         renewed = torch.where(taken, objective.field(manifold, m, x, w), field)
         natural = torch.where(accept, objective.step(manifold, m, x, w), natural)
         # <s, s> / <s, y> with s = step * field and y the change of the gradient, both transported to the new point.
@@ -310,11 +424,7 @@ def _descend(
         value = torch.where(accept, tried, value)
         recent = torch.where(accept, torch.cat([value.unsqueeze(0), recent[:-1]]), recent)
         field = renewed
-    worst = float(torch.where(active, length, torch.zeros_like(length)).amax())
-    raise ConvergenceError(
-        f"{operation} on {manifold.name}: after {max_steps} steps the gradient has length {worst:.3g}, "
-        f"wanted {tolerance:.3g} times the distance of the points; give 'start', a larger 'max_steps' or 'tolerance'"
-    )
+    return m, FrechetReport(~active, steps, length, last, value)
 
 
 def _attach(field: Field, manifold: Manifold, x: Tensor, w: Tensor, m: Tensor, skip: Tensor | None = None) -> Tensor:

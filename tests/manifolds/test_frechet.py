@@ -1,11 +1,14 @@
 """Fréchet means and medians against closed forms, brute force, and derivatives by unrolled descent."""
 
+import math
+
 import pytest
 import torch
 from cases import CASES, Case
 from torch import Tensor
 
 from holonomy.manifolds import (
+    SPD,
     ConvergenceError,
     DimensionError,
     Euclidean,
@@ -217,6 +220,59 @@ def test_what_does_not_converge_says_how_far_it_came() -> None:
     x = PoincareBall().random(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ConvergenceError, match=r"frechet_mean on PoincareBall: after 2 steps the gradient has length"):
         frechet_mean(PoincareBall(), x, max_steps=2)
+
+
+@pytest.mark.parametrize("find", [frechet_mean, frechet_median], ids=lambda f: f.__name__)
+@each_row
+def test_the_report_tells_what_the_result_shows(case: Case, find: object) -> None:
+    manifold, x, weights = spread(case)
+    m, report = find(manifold, x, weights, full_output=True)  # type: ignore[operator]
+    assert torch.equal(manifold.dist(m, find(manifold, x, weights)), manifold.dist(m, m))  # type: ignore[operator]
+    assert bool(report.converged)
+    w, d = weights / weights.sum(), manifold.dist(m, x)
+    if find is frechet_median and float(d.amin()) <= 1e-12:
+        # One of the points: there is nothing to search, and the others pull less than its own weight.
+        assert int(report.iterations) == float(report.step_size) == 0
+        assert float(report.gradient_norm) <= float(w[d.argmin()])
+    else:
+        assert 0 < int(report.iterations) < 1000
+        assert float(report.step_size) > 0.0
+        # Distances in the suite are below 2, and the tolerance grows with them.
+        assert float(report.gradient_norm) <= 2.0 * TOLERANCE
+    value = (w * d).sum() if find is frechet_median else 0.5 * (w * d.square()).sum()
+    assert float(report.value) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_the_report_of_a_search_that_is_cut_short_has_a_line_for_each_entry() -> None:
+    ball = PoincareBall()
+    x = ball.random(2, 10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[1] = x[1, 0]
+    m, report = frechet_mean(ball, x, dim=1, max_steps=2, full_output=True)
+    assert report.converged.tolist() == [False, True]
+    assert report.iterations.tolist() == [2, 0]
+    assert float(report.gradient_norm[0]) == pytest.approx(float(ball.norm(m[0], ball.logmap(m[0], x[0]).mean(0))))
+    assert float(report.step_size[1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("manifold", "spread"),
+    [(Sphere(), 0.7 * math.pi), (SPD(), 12.0), (PoincareBall(), 12.0)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_far_points_from_a_far_start(manifold: Manifold, spread: float) -> None:
+    """Where full steps overshoot, damped ones lower the objective: it ends below where it began, at a balance."""
+    generator = torch.Generator().manual_seed(4)
+    shape = (3, 3) if manifold.ndim == 2 else (3,)
+    centre = manifold.origin(*shape, dtype=torch.float64).expand(12, *shape)
+    u = manifold.random_tangent(centre, generator=generator)
+    lengths = (0.5 * spread * torch.rand(12, dtype=torch.float64, generator=generator)).reshape(12, *(1,) * len(shape))
+    x = manifold.expmap(centre, lengths * u / manifold.norm(centre, u, keepdim=True))
+    start = x[int(manifold.dist(centre, x).argmax())]
+    m, report = frechet_mean(manifold, x, start=start, full_output=True)
+    assert bool(report.converged)
+    assert float(report.value) <= 0.5 * float(manifold.dist2(start, x).mean())
+    pull = manifold.logmap(m.expand_as(x), x).mean(0)
+    assert float(manifold.norm(m, pull)) <= 10.0 * TOLERANCE * max(1.0, spread)
 
 
 def test_bad_input_is_refused() -> None:
