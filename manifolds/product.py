@@ -110,14 +110,14 @@ class Product(Composite):
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         batch = x.shape[:-1]
         return tuple(
-            x[..., part].reshape(*batch, *shape) for part, shape in zip(self._slices, self.shapes, strict=True)
+            x[..., part].reshape((*batch, *shape)) for part, shape in zip(self._slices, self.shapes, strict=True)
         )
 
     def _join(self, parts: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
         pairs = list(zip(parts, self.shapes, strict=True))
         batches = [part.shape[: part.ndim - len(shape)] for part, shape in pairs]
         batch = torch.broadcast_shapes(*batches)
-        flat = [part.reshape(*own, math.prod(shape)) for (part, shape), own in zip(pairs, batches, strict=True)]
+        flat = [part.reshape((*own, math.prod(shape))) for (part, shape), own in zip(pairs, batches, strict=True)]
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in flat], -1)
 
     def _each(self, operation: str, *tensors: Tensor) -> list[Any]:
